@@ -1,0 +1,81 @@
+# make            build/plexus, build/libplexus.a, build/libplexus.so
+# make demo       install what is missing, build, train one small model per mixer, compare      (TEXT=file: your text)
+# make check      build and run all tests; closes with "N passed, N failed"
+# make sanitize   the tests again under address and undefined-behaviour sanitizers
+# make fuzz       60 seconds (FUZZ_SECONDS) of libFuzzer for each parser
+# make clang      the whole build with clang, warnings as errors
+# make deps       install the packages that the others need
+# make install    PREFIX=/usr/local
+CC = gcc
+BUILD = build
+OPT = -O3
+CFLAGS = -std=gnu11 $(OPT) -g -Wall -Wextra -Werror -fPIC -fopenmp -fno-math-errno -fno-trapping-math
+CPPFLAGS = -Iinclude -Isrc -D_GNU_SOURCE
+LDLIBS = -lopenblas -ljansson -lyaml -lzstd -lm
+PREFIX = /usr/local
+# make V=1 shows whole commands
+Q = $(if $(V),,@)
+SAY = @echo " "
+
+SOURCES := $(sort $(shell find src -name '*.c' -not -path 'src/cli/*'))
+LEVELED := $(foreach f,$(SOURCES),$(if $(findstring /cpu/,$(f)),$(f)))
+PLAIN   := $(filter-out $(LEVELED),$(SOURCES))
+CLI     := $(sort $(wildcard src/cli/*.c))
+ARCH    := $(shell uname -m)
+LEVELS  := portable $(if $(filter x86_64,$(ARCH)),avx2 avx512)
+FLAGS_portable =
+FLAGS_avx2   = -mavx2 -mfma
+FLAGS_avx512 = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mprefer-vector-width=512
+
+OBJECTS := $(PLAIN:%.c=$(BUILD)/%.o) $(foreach l,$(LEVELS),$(LEVELED:%.c=$(BUILD)/%.$(l).o))
+CLI_OBJECTS := $(CLI:%.c=$(BUILD)/%.o)
+
+all: $(BUILD)/plexus $(BUILD)/libplexus.a $(BUILD)/libplexus.so
+
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(SAY) CC $<
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c $< -o $@
+define LEVEL_RULE
+$(BUILD)/%.$(1).o: %.c
+	@mkdir -p $$(@D)
+	$$(SAY) CC $$< for $(1)
+	$$(Q)$$(CC) $$(CPPFLAGS) $$(CFLAGS) $$(FLAGS_$(1)) -DPLX_LEVEL_NAME=$(1) -MMD -MP -c $$< -o $$@
+endef
+$(foreach l,$(LEVELS),$(eval $(call LEVEL_RULE,$(l))))
+
+$(BUILD)/libplexus.a: $(OBJECTS)
+	@rm -f $@
+	$(SAY) AR $@
+	$(Q)ar rcs $@ $^
+$(BUILD)/libplexus.so: $(OBJECTS)
+	$(SAY) LD $@
+	$(Q)$(CC) -shared -fopenmp -o $@ $^ $(LDLIBS)
+$(BUILD)/plexus: $(CLI_OBJECTS) $(BUILD)/libplexus.a
+	$(SAY) LD $@
+	$(Q)$(CC) -fopenmp -o $@ $^ $(LDLIBS)
+
+include tests/tests.mk
+
+demo:
+	@scripts/deps demo
+	@$(MAKE) --no-print-directory all
+	@scripts/demo $(BUILD) $(TEXT)
+deps:
+	@scripts/deps all
+
+# The tests again, with every address and undefined operation checked.
+sanitize:
+	$(MAKE) --no-print-directory BUILD=build-sanitize OPT='-O1 -fsanitize=address,undefined -fno-sanitize-recover=all' check
+clang:
+	$(MAKE) --no-print-directory BUILD=build-clang CC=clang all tests
+
+install: all
+	install -d $(PREFIX)/bin $(PREFIX)/lib $(PREFIX)/include
+	install -m 755 $(BUILD)/plexus $(PREFIX)/bin/
+	install -m 644 $(BUILD)/libplexus.a $(BUILD)/libplexus.so $(PREFIX)/lib/
+	install -m 644 include/plexus.h $(PREFIX)/include/
+clean:
+	rm -rf $(BUILD) build-sanitize build-clang build-fuzz
+.PHONY: all demo deps sanitize clang install clean
+-include $(OBJECTS:.o=.d) $(CLI_OBJECTS:.o=.d)

@@ -1,0 +1,388 @@
+/* plexus.h - the public interface of libplexus, and its manual.
+ *
+ * Plexus trains, evaluates, compares and samples language models whose layers mix tokens by more than
+ * pairwise attention: attention, nexus, simplicial and grassmann mixers in any pattern.
+ *
+ * Reading order: status and context; model; batches; training; sessions (generation); text; runs and recipes.
+ *
+ * Conventions
+ *   - Every function that can fail returns a plx_status; PLX_OK is 0. The message is in the context:
+ *     plx_context_error(). On failure an output pointer is left NULL or untouched, and nothing is leaked.
+ *   - An object made by plx_X_create, _load or _open belongs to the caller and is freed with plx_X_free
+ *     (NULL is allowed). Objects must be freed before their context is.
+ *   - A context, and all objects made with it, serve one calling thread at a time. Different contexts may be
+ *     used from different threads at once. There is no global state.
+ *   - The library never prints and never exits: it calls the callbacks of the context.
+ *   - Arrays are row-major. [B, T] means B rows of T elements.
+ *   - Token ids are int32_t. Losses are natural-log means a token unless said otherwise. */
+#ifndef PLEXUS_H
+#define PLEXUS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define PLX_VERSION "0.1.0"
+
+/* ---- status ------------------------------------------------------------------------------------------ */
+
+/* code, what it means */
+#define PLX_STATUS_LIST(X)                                                                                   \
+    X(OK, "success")                                                                                         \
+    X(ERROR_MEMORY, "an allocation failed or would not fit")                                                 \
+    X(ERROR_FILE, "a file could not be opened, read, written or synced")                                     \
+    X(ERROR_FORMAT, "a file's content is not what it should be")                                             \
+    X(ERROR_VALUE, "an argument, option or recipe value is not allowed")                                     \
+    X(ERROR_NUMERIC, "NaN or Inf appeared in a loss or gradient")                                            \
+    X(ERROR_EXISTS, "the output exists already and is not overwritten")                                      \
+    X(ERROR_UNSUPPORTED, "the input needs something that Plexus does not have")                              \
+    X(CANCELLED, "the caller's cancel callback asked to stop")                                               \
+    X(ERROR_INTERNAL, "a broken promise inside Plexus: please report it")
+
+typedef enum plx_status {
+#define PLX_STATUS_ENUM(name, text) PLX_##name,
+    PLX_STATUS_LIST(PLX_STATUS_ENUM)
+#undef PLX_STATUS_ENUM
+} plx_status;
+
+/* "ERROR_FILE"; never NULL. */
+const char *plx_status_name(plx_status status);
+
+typedef struct plx_error {
+    plx_status code;
+    char message[1024]; /* one line: what happened and what to do */
+    char where[96];     /* source file and line inside Plexus that noticed */
+} plx_error;
+
+/* ---- context ----------------------------------------------------------------------------------------- */
+
+typedef struct plx_context plx_context;
+
+typedef enum plx_log_level { PLX_LOG_DEBUG, PLX_LOG_INFO, PLX_LOG_WARNING } plx_log_level;
+
+/* Memory for everything the library allocates itself (parsers it links to use malloc). resize is realloc,
+ * with NULL to allocate; memory need not be cleared. May be called from one thread at a time. */
+typedef struct plx_allocator {
+    void *(*resize)(void *user, void *pointer, size_t bytes);
+    void (*release)(void *user, void *pointer);
+    void *user;
+} plx_allocator;
+
+typedef struct plx_context_options {
+    int threads;             /* 0: all processors this process may use. Results do not depend on it */
+    const char *device;      /* NULL: "cpu" */
+    const char *level;       /* NULL: the processor's best; or "portable", "avx2", "avx512" */
+    plx_allocator allocator; /* all NULL: malloc */
+    void (*log)(void *user, plx_log_level level, const char *message);                     /* may be NULL */
+    void (*progress)(void *user, const char *what, double done, double total);             /* may be NULL */
+    bool (*cancel)(void *user); /* asked between steps and tokens; true stops with PLX_CANCELLED; may be NULL */
+    void *user;                 /* handed to the three callbacks */
+} plx_context_options;
+
+/* options may be NULL. Errors: ERROR_MEMORY; ERROR_VALUE for an unknown device or level. */
+plx_status plx_context_create(const plx_context_options *options, plx_context **context);
+void plx_context_free(plx_context *context);
+/* The last error of this context; valid until its next call. */
+const plx_error *plx_context_error(const plx_context *context);
+int plx_context_threads(const plx_context *context);
+/* "portable", "avx2" or "avx512": the level of the kernels in use. */
+const char *plx_context_level(const plx_context *context);
+/* Makes operations whose name matches the shell pattern take the named implementation ("ref", ...) wherever it
+ * accepts the arguments. For tests and measurements. At most 16 choices. */
+plx_status plx_context_choose_kernel(plx_context *context, const char *op_pattern, const char *kernel);
+/* Fills working memory with NaN before use, to show reads of what nobody wrote. For tests. */
+void plx_context_poison(plx_context *context, bool on);
+
+/* ---- numbers of the machine ---------------------------------------------------------------------------- */
+
+typedef struct plx_machine {
+    char cpu[64];          /* the processor's name */
+    char level[16];        /* as plx_context_level */
+    int threads;
+    double peak_gflops;    /* measured f32 multiply-add rate of all threads, a multiply-add counted as 2 */
+    double read_gbs;       /* measured reading of memory, 10^9 bytes a second */
+    size_t memory_bytes;   /* available to new allocations */
+} plx_machine;
+
+/* Measures for about a quarter of a second. */
+plx_status plx_machine_measure(plx_context *context, plx_machine *machine);
+/* Calls visit for each operation with the implementation that an f32 problem takes. */
+void plx_kernels_visit(plx_context *context, void (*visit)(void *user, const char *op, const char *kernel), void *user);
+
+/* ---- model --------------------------------------------------------------------------------------------- */
+
+typedef enum plx_type { PLX_F32, PLX_F64, PLX_BF16, PLX_F16 } plx_type;
+size_t plx_type_size(plx_type type);
+const char *plx_type_name(plx_type type); /* "f32" */
+
+typedef struct plx_model plx_model;
+
+typedef struct plx_model_options {
+    uint64_t seed; /* of the initial weights; a tensor's numbers depend on seed, its name and shape alone */
+    plx_type type; /* PLX_F32; PLX_F64 computes everything by the plain reference kernels (for tests) */
+    bool keep_stored_types; /* plx_model_load: matrices stored as bf16 or f16 stay so (half the memory, not trainable)
+                               instead of being converted to `type` */
+} plx_model_options;
+
+/* Makes a model with fresh weights. config_json is the text of a config.json (see docs/config.md); keys with
+ * defaults may be left out. options may be NULL. The weights' size is checked against the machine's memory
+ * first. Errors: ERROR_VALUE or ERROR_FORMAT naming the key; ERROR_MEMORY with the sum. */
+plx_status plx_model_create(plx_context *context, const char *config_json, const plx_model_options *options, plx_model **model);
+/* Opens a model directory (config.json, model.safetensors), or a run's directory by its `latest` checkpoint. */
+plx_status plx_model_load(plx_context *context, const char *directory, const plx_model_options *options, plx_model **model);
+/* Writes config.json, model.safetensors and generation_config.json into a new directory, first under another
+ * name, synced, then renamed: the directory is complete or not there. ERROR_EXISTS if it is there. */
+plx_status plx_model_save(plx_model *model, const char *directory);
+void plx_model_free(plx_model *model);
+
+typedef struct plx_model_info {
+    size_t parameters, vocab_size, hidden_size, layers, max_positions;
+    double flops_per_token; /* forward, at max_positions tokens in one document, mean over them; matrix products and mixers */
+} plx_model_info;
+plx_status plx_model_describe(plx_model *model, plx_model_info *info);
+/* The config with every key resolved, as JSON; a string of the model's, valid until it is freed. */
+const char *plx_model_config(const plx_model *model);
+
+typedef struct plx_tensor_info {
+    const char *name;       /* as in the checkpoint; the model's */
+    plx_type type;
+    size_t rank, shape[3];
+    size_t elements;
+    bool trainable, decay;
+} plx_tensor_info;
+size_t plx_model_tensor_count(const plx_model *model);
+plx_status plx_model_tensor(const plx_model *model, size_t index, plx_tensor_info *info);
+/* Copies a tensor (or, with gradient true, its gradient after a training step) to or from host numbers. */
+plx_status plx_model_read_tensor(plx_model *model, const char *name, bool gradient, double *values, size_t count);
+plx_status plx_model_write_tensor(plx_model *model, const char *name, const double *values, size_t count);
+/* Frozen tensors get no gradient and no update. pattern is a shell pattern of names. ERROR_VALUE if none matches. */
+plx_status plx_model_set_trainable(plx_model *model, const char *pattern, bool trainable);
+
+/* ---- batches ------------------------------------------------------------------------------------------- */
+
+/* B rows of T tokens, in the caller's memory. Rows hold one or several packed documents, which do not see each
+ * other: start[b,t] is the index in the row of the first token of the document that token t belongs to. So
+ * start is t itself at a document's first token and equals start[b,t-1] elsewhere. Rows shorter than T are padded:
+ * tokens of any valid id, mask 0, each its own document (start = t). */
+typedef struct plx_batch {
+    size_t rows, length;     /* B, T; both >= 1 */
+    const int32_t *inputs;   /* [B,T] */
+    const int32_t *targets;  /* [B,T]; NULL where no loss is asked for */
+    const float *mask;       /* [B,T] weight of each token's loss, >= 0; NULL: all 1 */
+    const int32_t *start;    /* [B,T]; NULL: one document a row (all 0) */
+} plx_batch;
+
+/* Logits of every token, [B, T, vocab_size] in double. */
+plx_status plx_model_logits(plx_model *model, const plx_batch *batch, double *logits);
+
+typedef struct plx_score {
+    double loss_sum;    /* natural log, over the tokens, each times its mask */
+    double weight;      /* sum of the mask */
+    size_t tokens;      /* with mask > 0 */
+    size_t correct;     /* of those, the largest logit is the target's (lowest id on ties) */
+} plx_score;
+/* Adds the batch's score to *score. */
+plx_status plx_model_score(plx_model *model, const plx_batch *batch, plx_score *score);
+/* Loss (mean over the mask) and gradients of all trainable tensors, read by plx_model_read_tensor. */
+plx_status plx_model_gradients(plx_model *model, const plx_batch *batch, double *loss);
+
+/* ---- training ------------------------------------------------------------------------------------------ */
+
+typedef enum plx_schedule { PLX_SCHEDULE_COSINE, PLX_SCHEDULE_WSD, PLX_SCHEDULE_CONSTANT } plx_schedule;
+
+typedef struct plx_train_options {
+    size_t steps;            /* total, of the schedule */
+    double lr;               /* peak learning rate */
+    size_t warmup_steps;     /* linear: step s of them uses lr * s / warmup_steps, s = 1, 2, ... */
+    plx_schedule schedule;   /* cosine to min_lr_ratio; or wsd: constant, then linear over decay_steps */
+    size_t decay_steps;      /* wsd only */
+    double min_lr_ratio;
+    double weight_decay;     /* decoupled (AdamW), on matrices and embeddings; not on norms and biases */
+    double beta1, beta2, epsilon;
+    double grad_clip;        /* largest norm of all gradients together; 0: no clipping */
+    double z_loss;           /* coefficient of the squared log-sum-exp of the logits; 0: none */
+    size_t recompute;        /* layers recomputed in backward instead of kept: 0 none, n the first n */
+    uint64_t seed;           /* of dropout */
+} plx_train_options;
+/* steps 600, lr 3e-3, warm-up 50, cosine to 0.1, decay 0.1, betas 0.9 and 0.95, epsilon 1e-8, clip 1. */
+plx_train_options plx_train_defaults(void);
+
+typedef struct plx_trainer plx_trainer;
+typedef struct plx_step_report {
+    size_t step;        /* 1 for the first */
+    double loss, lr, grad_norm; /* loss without the z term; norm before clipping */
+    size_t tokens;      /* input tokens of this step */
+} plx_step_report;
+
+/* Holds gradients, optimiser state and working memory for batches of up to rows x length tokens. The model must
+ * outlive it. ERROR_MEMORY names the sum and what it is made of before anything is allocated. */
+plx_status plx_trainer_create(plx_model *model, const plx_train_options *options, size_t rows, size_t length, plx_trainer **trainer);
+/* One optimiser step on the sum of `count` batches (gradient accumulation; the loss is the mean over all their
+ * masks). ERROR_NUMERIC names step and tensor when loss or gradient is not finite; the weights are then as before. */
+plx_status plx_trainer_step(plx_trainer *trainer, const plx_batch *batches, size_t count, plx_step_report *report);
+void plx_trainer_free(plx_trainer *trainer);
+
+/* ---- sessions: sequences that grow ---------------------------------------------------------------------- */
+
+/* `slots` independent sequences. The state of a slot is bounded: windows keep their window, grassmann layers the
+ * last max(offset) vectors. */
+typedef struct plx_session plx_session;
+typedef struct plx_session_options {
+    size_t slots;      /* 0: 1 */
+    size_t capacity;   /* tokens a slot may hold; 0: the model's max_positions */
+    size_t chunk;      /* most tokens a row in one step; 0: 64 */
+    size_t rollback;   /* a slot can always be cut back by this many tokens, or to any length while nothing is
+                          dropped; layers with a bounded state keep so many tokens more. 0: 64 */
+} plx_session_options;
+plx_status plx_session_create(plx_model *model, const plx_session_options *options, plx_session **session);
+void plx_session_free(plx_session *session);
+
+typedef struct plx_session_row {
+    size_t slot;
+    const int32_t *tokens;
+    size_t count;          /* 1 .. chunk */
+    const bool *new_document; /* [count]; true where a token begins a new document. NULL: none but the slot's first */
+} plx_session_row;
+/* Appends tokens to `rows` different slots at once (prefill and decode in one). logits: [rows, vocab_size], those
+ * after each row's last token; NULL when not wanted. all_logits: [rows, longest count, vocab_size]; NULL when not wanted. */
+plx_status plx_session_step(plx_session *session, const plx_session_row *rows, size_t count, float *logits, float *all_logits);
+size_t plx_session_length(const plx_session *session, size_t slot);
+/* Empties a slot. */
+plx_status plx_session_reset(plx_session *session, size_t slot);
+/* Copies one slot over another. */
+plx_status plx_session_fork(plx_session *session, size_t from, size_t to);
+/* Forgets all but the first `length` tokens. ERROR_VALUE, and nothing changed, when a bounded layer has dropped what
+ * that needs (see rollback). */
+plx_status plx_session_cut(plx_session *session, size_t slot, size_t length);
+/* A slot's state as bytes that can be put back later, into any slot of a session of the same model and options.
+ * The caller frees *state with plx_session_state_free. */
+plx_status plx_session_save(plx_session *session, size_t slot, void **state, size_t *bytes);
+plx_status plx_session_restore(plx_session *session, size_t slot, const void *state, size_t bytes);
+void plx_session_state_free(plx_session *session, void *state);
+/* Bytes of decoding state a slot occupies. */
+size_t plx_session_state_bytes(const plx_session *session);
+
+/* ---- sampling ------------------------------------------------------------------------------------------ */
+
+typedef struct plx_sampling {
+    double temperature;        /* 0: the largest logit */
+    size_t top_k;              /* 0: off */
+    double top_p;              /* 1: off */
+    double min_p;              /* 0: off; least probability relative to the largest */
+    double repetition_penalty; /* 1: off; divides positive and multiplies negative logits of tokens in the history */
+    uint64_t seed;
+} plx_sampling;
+plx_sampling plx_sampling_defaults(void); /* temperature 1, the rest off, seed 0 */
+/* Chooses a token. `index` numbers the draw: the same seed, index and logits give the same token. Order: penalty,
+ * temperature, top-k, top-p, min-p. logits is not changed. */
+plx_status plx_sample(plx_context *context, const plx_sampling *sampling, const float *logits, size_t vocab_size,
+                      const int32_t *history, size_t history_count, uint64_t index, int32_t *token);
+
+/* ---- text ---------------------------------------------------------------------------------------------- */
+
+typedef struct plx_tokenizer plx_tokenizer;
+/* "bytes" (ids 0-255 and 256, which separates documents). */
+plx_status plx_tokenizer_open(plx_context *context, const char *name, plx_tokenizer **tokenizer);
+void plx_tokenizer_free(plx_tokenizer *tokenizer);
+size_t plx_tokenizer_vocab_size(const plx_tokenizer *tokenizer);
+int32_t plx_tokenizer_separator(const plx_tokenizer *tokenizer);
+/* Any bytes are allowed. *tokens is the caller's, freed with plx_tokens_free. */
+plx_status plx_tokenizer_encode(plx_tokenizer *tokenizer, const char *text, size_t bytes, int32_t **tokens, size_t *count);
+void plx_tokens_free(plx_tokenizer *tokenizer, int32_t *tokens);
+/* Writes the bytes of one token (at most *bytes of them; 0 for a separator) and sets *bytes to their number. */
+plx_status plx_tokenizer_decode(plx_tokenizer *tokenizer, int32_t token, char *text, size_t *bytes);
+
+typedef struct plx_generate_options {
+    size_t max_tokens;
+    plx_sampling sampling;
+    bool stop_at_separator;    /* end at the tokenizer's separator */
+    /* Called with each piece of text as it is made; a piece never ends inside a UTF-8 character. May be NULL. */
+    void (*piece)(void *user, const char *text, size_t bytes);
+    void *user;
+} plx_generate_options;
+plx_generate_options plx_generate_defaults(void); /* 256 tokens */
+typedef struct plx_generated {
+    char *text;                /* without the prompt; freed with plx_generated_free */
+    size_t bytes, tokens;
+    double seconds;            /* of decoding */
+} plx_generated;
+plx_status plx_generate(plx_model *model, plx_tokenizer *tokenizer, const char *prompt, size_t prompt_bytes,
+                        const plx_generate_options *options, plx_generated *result);
+void plx_generated_free(plx_model *model, plx_generated *result);
+
+typedef struct plx_evaluation {
+    size_t tokens;          /* scored */
+    double nll, perplexity, bits_per_byte;
+} plx_evaluation;
+/* Scores a text file (plain, .zst, .jsonl, .jsonl.zst) in windows of `window` tokens (0: max_positions) that overlap by
+ * one, so that each token but the first is scored once. */
+plx_status plx_evaluate_file(plx_model *model, const char *path, size_t window, plx_evaluation *result);
+
+/* ---- recipes and runs ------------------------------------------------------------------------------------ */
+
+typedef struct plx_recipe plx_recipe;
+/* Reads a recipe (docs/recipes.md). overrides: "train.steps=100", ...; count may be 0. Relative data paths are
+ * taken from the working directory. Unknown keys: ERROR_VALUE with file, line and the nearest known key. */
+plx_status plx_recipe_load(plx_context *context, const char *path, const char *const *overrides, size_t count, plx_recipe **recipe);
+void plx_recipe_free(plx_recipe *recipe);
+const char *plx_recipe_out(const plx_recipe *recipe);       /* the run's directory */
+/* The model's config.json text that the recipe describes; the recipe's. */
+const char *plx_recipe_config(const plx_recipe *recipe);
+
+/* What a run tells while it goes. Fields that do not belong to the event are 0. */
+typedef enum plx_run_event_kind { PLX_RUN_STARTED, PLX_RUN_STEP, PLX_RUN_EVALUATED, PLX_RUN_SAVED, PLX_RUN_SAMPLE } plx_run_event_kind;
+typedef struct plx_run_event {
+    plx_run_event_kind kind;
+    size_t step, steps;            /* done, of all */
+    size_t tokens;                 /* trained on so far */
+    double loss, lr, grad_norm, tokens_per_second, peak_fraction, seconds, seconds_left; /* STEP */
+    double valid_loss, valid_bits_per_byte, valid_accuracy; /* EVALUATED; the last two < 0 where they do not apply */
+    const char *text;              /* SAVED: the checkpoint's path; SAMPLE: text; STARTED: one line about the run */
+} plx_run_event;
+
+typedef struct plx_run_options {
+    bool resume;                    /* go on from `latest`; without it an existing run is ERROR_EXISTS */
+    void (*event)(void *user, const plx_run_event *event); /* may be NULL */
+    void *user;
+} plx_run_options;
+
+typedef struct plx_run_result {
+    size_t step, tokens, parameters;
+    double flops_per_token;         /* forward */
+    double tokens_per_second;       /* of the training steps alone, in this process */
+    double train_loss;              /* of the last step */
+    double valid_loss, valid_bits_per_byte, valid_accuracy; /* of the last evaluation; < 0 where they do not apply */
+} plx_run_result;
+
+/* Trains as the recipe says: data, evaluation, checkpoints, metrics.jsonl, TensorBoard events. When the cancel
+ * callback asks to stop, the step in progress is finished, a checkpoint saved, and PLX_CANCELLED returned. */
+plx_status plx_recipe_train(plx_recipe *recipe, const plx_run_options *options, plx_run_result *result);
+
+typedef struct plx_plan_layer {
+    const char *mixer;
+    size_t parameters, activation_bytes, state_bytes; /* activations kept for backward; decoding state of one sequence */
+    double flops_per_token;                           /* forward */
+} plx_plan_layer;
+typedef struct plx_plan {
+    size_t parameters;
+    double flops_per_token;
+    struct { size_t weights, gradients, optimizer, activations, scratch, state; } bytes;
+    size_t total_bytes, available_bytes;
+    size_t rows, length;
+    size_t layer_count;
+    plx_plan_layer *layers;      /* freed with plx_plan_free */
+} plx_plan;
+/* What training the recipe, or a model directory with batches of rows x length tokens (0: 1 row of max_positions), needs;
+ * nothing of it is allocated. */
+plx_status plx_plan_recipe(plx_recipe *recipe, plx_plan *plan);
+plx_status plx_plan_model(plx_context *context, const char *directory, size_t rows, size_t length, plx_plan *plan);
+void plx_plan_free(plx_context *context, plx_plan *plan);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,284 @@
+/* context.c - making a context; its allocator, threads, messages and choice of kernels. */
+#include "core/context.h"
+
+#include "kernels/kernels.h"
+
+#include <cblas.h>
+#include <omp.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* ---- levels ---- */
+
+static const char *const level_names[PLX_LEVEL_COUNT] = {"portable", "avx2", "avx512"};
+
+static plx_level processor_level(void)
+{
+#if defined(__x86_64__)
+    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    return avx512 ? PLX_LEVEL_AVX512 : avx2 ? PLX_LEVEL_AVX2 : PLX_LEVEL_PORTABLE;
+#else
+    return PLX_LEVEL_PORTABLE;
+#endif
+}
+
+/* Lowers *level to the named one; a level that the processor lacks changes nothing. False for an unknown name. */
+static bool lower_level(plx_level *level, const char *name)
+{
+    if (name == NULL || name[0] == '\0') return true;
+    for (int i = 0; i < PLX_LEVEL_COUNT; i++) {
+        if (strcmp(name, level_names[i]) != 0) continue;
+        if ((plx_level)i < *level) *level = (plx_level)i;
+        return true;
+    }
+    return false;
+}
+
+/* ---- creation ---- */
+
+static void *malloc_resize(void *user, void *pointer, size_t bytes)
+{
+    (void)user;
+    return realloc(pointer, bytes);
+}
+
+static void malloc_release(void *user, void *pointer)
+{
+    (void)user;
+    free(pointer);
+}
+
+static int processor_count(void)
+{
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0) return CPU_COUNT(&set);
+    return omp_get_num_procs();
+}
+
+plx_status plx_context_create(const plx_context_options *options, plx_context **context)
+{
+    plx_context_options resolved = options != NULL ? *options : (plx_context_options){0};
+    bool own = resolved.allocator.resize != NULL && resolved.allocator.release != NULL;
+    if (!own && (resolved.allocator.resize != NULL || resolved.allocator.release != NULL)) return PLX_ERROR_VALUE;
+    if (!own) resolved.allocator = (plx_allocator){malloc_resize, malloc_release, NULL};
+    if (resolved.threads < 0 || resolved.threads > 1024) return PLX_ERROR_VALUE;
+    if (resolved.threads == 0) resolved.threads = processor_count();
+    const plx_device *device = plx_device_find(resolved.device != NULL ? resolved.device : "cpu");
+    if (device == NULL) return PLX_ERROR_VALUE;
+    plx_level level = processor_level();
+    if (!lower_level(&level, getenv("PLX_LEVEL")) || !lower_level(&level, resolved.level)) return PLX_ERROR_VALUE;
+
+    plx_context *made = resolved.allocator.resize(resolved.allocator.user, NULL, sizeof *made);
+    if (made == NULL) return PLX_ERROR_MEMORY;
+    memset(made, 0, sizeof *made);
+    resolved.device = device->name; /* the caller's strings need not outlive this call */
+    resolved.level = level_names[level];
+    made->options = resolved;
+    made->device = device;
+    made->level = level;
+    plx_status status = device->open(made);
+    if (status != PLX_OK) {
+        resolved.allocator.release(resolved.allocator.user, made);
+        return status;
+    }
+    /* BLAS's own threads would split sums by their number; products are split by shape on ours instead. This is for builds
+     * with a pool of their own; for those with OpenMP see plx_parallel_for. */
+    if (openblas_get_parallel() == OPENBLAS_THREAD && openblas_get_num_threads() != 1) openblas_set_num_threads(1);
+    *context = made;
+    return PLX_OK;
+}
+
+void plx_context_free(plx_context *context)
+{
+    if (context == NULL) return;
+    plx_free(context, context->scratch);
+    context->device->close(context);
+    plx_allocator allocator = context->options.allocator;
+    allocator.release(allocator.user, context);
+}
+
+const plx_error *plx_context_error(const plx_context *context) { return &context->error; }
+int plx_context_threads(const plx_context *context) { return context->options.threads; }
+const char *plx_context_level(const plx_context *context) { return level_names[context->level]; }
+void plx_context_poison(plx_context *context, bool on) { context->poison = on; }
+
+plx_status plx_context_choose_kernel(plx_context *context, const char *op_pattern, const char *kernel)
+{
+    plx_kernel_choice choice;
+    const int limit = sizeof context->choices / sizeof context->choices[0];
+    if (strlen(op_pattern) >= sizeof choice.op || strlen(kernel) >= sizeof choice.kernel)
+        return plx_fail(context, PLX_ERROR_VALUE, "the choice of kernel %.60s for %.60s is too long a name", kernel, op_pattern);
+    int at = 0;
+    while (at < context->choice_count && strcmp(context->choices[at].op, op_pattern) != 0) at++;
+    if (at == limit)
+        return plx_fail(context, PLX_ERROR_VALUE, "at most %d kernel choices can be made in one context", limit);
+    snprintf(context->choices[at].op, sizeof choice.op, "%s", op_pattern);
+    snprintf(context->choices[at].kernel, sizeof choice.kernel, "%s", kernel);
+    if (at == context->choice_count) context->choice_count++;
+    return PLX_OK;
+}
+
+/* ---- memory ----
+ * A block is [padding | address given by the allocator | 64-byte aligned bytes of the caller]. */
+
+#define PLX_ALIGNMENT ((size_t)64)
+
+void *plx_alloc_uncleared(plx_context *context, size_t bytes)
+{
+    size_t total;
+    char *block = NULL;
+    if (plx_add_sizes(bytes > 0 ? bytes : 1, PLX_ALIGNMENT + sizeof(void *), &total) && total <= PTRDIFF_MAX)
+        block = context->options.allocator.resize(context->options.allocator.user, NULL, total);
+    if (block == NULL) {
+        plx_fail(context, PLX_ERROR_MEMORY, "no memory left for %zu bytes", bytes);
+        return NULL;
+    }
+    uintptr_t first = (uintptr_t)block + sizeof(void *);
+    size_t shift = (size_t)(-first & (PLX_ALIGNMENT - 1));
+    char *aligned = block + sizeof(void *) + shift;
+    memcpy(aligned - sizeof(void *), &block, sizeof(void *));
+    return aligned;
+}
+
+void *plx_alloc(plx_context *context, size_t bytes)
+{
+    void *memory = plx_alloc_uncleared(context, bytes);
+    if (memory != NULL) memset(memory, 0, bytes);
+    return memory;
+}
+
+void *plx_alloc_array(plx_context *context, size_t count, size_t size)
+{
+    size_t bytes;
+    if (!plx_multiply_sizes(count, size, &bytes)) {
+        plx_fail(context, PLX_ERROR_MEMORY, "no memory left for %zu elements of %zu bytes", count, size);
+        return NULL;
+    }
+    return plx_alloc(context, bytes);
+}
+
+void *plx_grow(plx_context *context, void *pointer, size_t old_bytes, size_t new_bytes)
+{
+    /* Not by resize: it keeps no alignment. */
+    char *memory = plx_alloc_uncleared(context, new_bytes);
+    if (memory == NULL) return NULL;
+    size_t kept = pointer == NULL ? 0 : old_bytes < new_bytes ? old_bytes : new_bytes;
+    if (kept > 0) memcpy(memory, pointer, kept);
+    memset(memory + kept, 0, new_bytes - kept);
+    plx_free(context, pointer);
+    return memory;
+}
+
+void plx_free(plx_context *context, void *pointer)
+{
+    if (pointer == NULL) return;
+    void *block;
+    memcpy(&block, (char *)pointer - sizeof(void *), sizeof(void *));
+    context->options.allocator.release(context->options.allocator.user, block);
+}
+
+char *plx_strdup(plx_context *context, const char *text)
+{
+    size_t bytes = strlen(text) + 1;
+    char *copy = plx_alloc_uncleared(context, bytes);
+    if (copy != NULL) memcpy(copy, text, bytes);
+    return copy;
+}
+
+char *plx_format(plx_context *context, const char *format, ...)
+{
+    va_list arguments, again;
+    va_start(arguments, format);
+    va_copy(again, arguments);
+    int length = vsnprintf(NULL, 0, format, arguments);
+    va_end(arguments);
+    char *text = NULL;
+    if (length < 0) plx_fail(context, PLX_ERROR_INTERNAL, "a text could not be formatted");
+    else text = plx_alloc_uncleared(context, (size_t)length + 1);
+    if (text != NULL) vsnprintf(text, (size_t)length + 1, format, again);
+    va_end(again);
+    return text;
+}
+
+void *plx_kernel_scratch(plx_context *context, size_t bytes)
+{
+    if (bytes > context->scratch_bytes || context->scratch == NULL) {
+        plx_free(context, context->scratch);
+        context->scratch_bytes = 0;
+        context->scratch = plx_alloc_uncleared(context, bytes);
+        if (context->scratch == NULL) return NULL;
+        context->scratch_bytes = bytes;
+    }
+    if (context->poison) memset(context->scratch, 0xFF, bytes); /* all bits set: NaN in every type */
+    return context->scratch;
+}
+
+bool plx_multiply_sizes(size_t a, size_t b, size_t *product) { return !__builtin_mul_overflow(a, b, product); }
+bool plx_add_sizes(size_t a, size_t b, size_t *sum) { return !__builtin_add_overflow(a, b, sum); }
+
+/* ---- callbacks ---- */
+
+void plx_log(plx_context *context, plx_log_level level, const char *format, ...)
+{
+    if (context->options.log == NULL) return;
+    char message[1024];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(message, sizeof message, format, arguments);
+    va_end(arguments);
+    context->options.log(context->options.user, level, message);
+}
+
+void plx_progress(plx_context *context, const char *what, double done, double total)
+{
+    if (context->options.progress != NULL) context->options.progress(context->options.user, what, done, total);
+}
+
+plx_status plx_check_cancel(plx_context *context)
+{
+    if (context->options.cancel == NULL || !context->options.cancel(context->options.user)) return PLX_OK;
+    return plx_fail(context, PLX_CANCELLED, "stopped as asked");
+}
+
+/* ---- threads ---- */
+
+void plx_parallel_for(plx_context *context, size_t count, plx_parallel_body body, void *argument)
+{
+    int threads = context->options.threads;
+    if ((size_t)threads > count) threads = (int)count;
+    /* An OpenBLAS built with OpenMP takes the number of its threads from the calling thread's, whatever was set before on
+     * another one; its own split of a product would give other digits. 1 while bodies run, then as the caller had it. */
+    int callers = omp_get_max_threads();
+    omp_set_num_threads(1);
+    if (threads <= 1) {
+        for (size_t i = 0; i < count; i++) body(argument, i, 0);
+    } else {
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+        for (size_t i = 0; i < count; i++) body(argument, i, omp_get_thread_num());
+    }
+    omp_set_num_threads(callers);
+}
+
+double plx_seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* ---- types ---- */
+
+size_t plx_type_size(plx_type type) { return type == PLX_F64 ? 8 : type == PLX_F32 ? 4 : 2; }
+
+const char *plx_type_name(plx_type type)
+{
+    static const char *const names[] = {"f32", "f64", "bf16", "f16"};
+    return (size_t)type < sizeof names / sizeof names[0] ? names[type] : "unknown";
+}

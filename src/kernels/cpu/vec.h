@@ -1,0 +1,110 @@
+/* vec.h - the thin vector type that CPU kernels are written over.
+ *
+ * A file in a cpu/ folder is compiled once per level (portable, avx2, avx512) with PLX_LEVEL_NAME set; it exports
+ * functions named by PLX_CPU(name), and list rows come from PLX_CPU_KERNELS in kernels.h. `vf` is PLX_VW floats:
+ * the compilers' vector extension, so + - * / and comparisons are operators and any processor can run it. */
+#ifndef PLX_KERNELS_CPU_VEC_H
+#define PLX_KERNELS_CPU_VEC_H
+
+#include "kernels/kernels.h"
+
+#include <string.h>
+
+#define PLX_JOIN2(a, b) a##_##b
+#define PLX_JOIN(a, b) PLX_JOIN2(a, b)
+/* The name of an exported function at this level: plx_status PLX_CPU(plx_gelu)(plx_context *, const void *) */
+#define PLX_CPU(name) PLX_JOIN(name, PLX_LEVEL_NAME)
+
+#if defined(__AVX512F__)
+#define PLX_VW 16
+#elif defined(__AVX2__)
+#define PLX_VW 8
+#else
+#define PLX_VW 4
+#endif
+
+typedef float vf __attribute__((vector_size(PLX_VW * 4)));
+typedef int32_t vi __attribute__((vector_size(PLX_VW * 4)));
+typedef float vf_unaligned __attribute__((vector_size(PLX_VW * 4), aligned(4), may_alias));
+
+static inline vf vf_load(const float *p) { return *(const vf_unaligned *)p; }
+static inline void vf_store(float *p, vf v) { *(vf_unaligned *)p = v; }
+static inline vf vf_set(float x) { return x - (vf){0}; }
+/* The first n < PLX_VW elements; the others are `fill`, and stay untouched in a store. */
+static inline vf vf_load_part(const float *p, size_t n, float fill)
+{
+    float lanes[PLX_VW];
+    for (size_t i = 0; i < PLX_VW; i++) lanes[i] = i < n ? p[i] : fill;
+    return vf_load(lanes);
+}
+static inline void vf_store_part(float *p, vf v, size_t n)
+{
+    float lanes[PLX_VW];
+    vf_store(lanes, v);
+    for (size_t i = 0; i < n; i++) p[i] = lanes[i];
+}
+/* a where mask is set (all bits), else b */
+static inline vf vf_select(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); }
+static inline vf vf_max(vf a, vf b) { return vf_select((vi)(a > b), a, b); }
+static inline vf vf_min(vf a, vf b) { return vf_select((vi)(a < b), a, b); }
+/* Sum of the lanes, in one fixed tree order. */
+static inline float vf_sum(vf v)
+{
+    float lanes[PLX_VW];
+    vf_store(lanes, v);
+    for (size_t width = PLX_VW / 2; width > 0; width /= 2)
+        for (size_t i = 0; i < width; i++) lanes[i] += lanes[i + width];
+    return lanes[0];
+}
+static inline float vf_top(vf v)
+{
+    float lanes[PLX_VW];
+    vf_store(lanes, v);
+    float top = lanes[0];
+    for (size_t i = 1; i < PLX_VW; i++) top = lanes[i] > top ? lanes[i] : top;
+    return top;
+}
+/* 2^x for x in about [-126, 127]; smaller x give 0, larger the largest power, NaN stays NaN. Relative error below 2e-7:
+ * rounding to the nearest whole number leaves |f| <= 1/2, a polynomial of degree 6 gives 2^f. */
+static inline vf vf_exp2(vf x)
+{
+    vi tiny = (vi)(x < vf_set(-126.0f)), nan = (vi)(x != x);
+    vf given = x;
+    x = vf_min(vf_max(x, vf_set(-126.0f)), vf_set(127.0f));
+    const vf magic = vf_set(12582912.0f); /* 1.5 * 2^23: adding it rounds to a whole number */
+    vf rounded = x + magic;
+    vi whole = (vi)rounded - (vi)magic;
+    vf f = x - (rounded - magic);
+    vf p = vf_set(1.5403530e-4f);
+    p = p * f + vf_set(1.3333558e-3f);
+    p = p * f + vf_set(9.6181291e-3f);
+    p = p * f + vf_set(5.5504109e-2f);
+    p = p * f + vf_set(2.4022651e-1f);
+    p = p * f + vf_set(6.9314718e-1f);
+    p = p * f + vf_set(1.0f);
+    vf power = (vf)((whole + 127) << 23);
+    return vf_select(nan, given, vf_select(tiny, vf_set(0.0f), p * power));
+}
+/* e^x; the product x * log2(e) is taken in two parts so that the error stays below 3e-7 for |x| < 80. */
+static inline vf vf_exp(vf x)
+{
+    vi tiny = (vi)(x < vf_set(-87.0f)), nan = (vi)(x != x);
+    vf given = x;
+    x = vf_min(vf_max(x, vf_set(-87.0f)), vf_set(88.0f));
+    const vf magic = vf_set(12582912.0f);
+    vf rounded = x * vf_set(1.44269504f) + magic;
+    vi whole = (vi)rounded - (vi)magic;
+    vf n = rounded - magic;
+    vf f = (x - n * vf_set(0.693359375f)) + n * vf_set(2.12194440e-4f);
+    vf p = vf_set(1.9875691e-4f);
+    p = p * f + vf_set(1.3981999e-3f);
+    p = p * f + vf_set(8.3334519e-3f);
+    p = p * f + vf_set(4.1665796e-2f);
+    p = p * f + vf_set(1.6666666e-1f);
+    p = p * f + vf_set(5.0000000e-1f);
+    p = p * f * f + f + vf_set(1.0f);
+    vf power = (vf)((whole + 127) << 23);
+    return vf_select(nan, given, vf_select(tiny, vf_set(0.0f), p * power));
+}
+
+#endif

@@ -1,0 +1,71 @@
+/* ops.c - the shared operations: name, and implementations from the fastest to the reference. */
+#include "kernels/kernels.h"
+
+#define NEEDS_F32(args) _Static_assert(offsetof(args, type) == 0, "accepts_f32 reads the type first")
+NEEDS_F32(plx_column_sum_args);
+NEEDS_F32(plx_norm_args);
+NEEDS_F32(plx_norm_backward_args);
+NEEDS_F32(plx_rope_args);
+NEEDS_F32(plx_swiglu_args);
+NEEDS_F32(plx_swiglu_backward_args);
+NEEDS_F32(plx_gelu_args);
+NEEDS_F32(plx_gelu_backward_args);
+NEEDS_F32(plx_add_args);
+NEEDS_F32(plx_dropout_args);
+NEEDS_F32(plx_embedding_backward_args);
+NEEDS_F32(plx_cross_entropy_args);
+NEEDS_F32(plx_sum_squares_args);
+NEEDS_F32(plx_adamw_args);
+
+static bool accepts_f32(const void *arguments) { return *(const plx_type *)arguments == PLX_F32; }
+
+/* An operation with one version for each level of CPU and a reference. */
+#define CPU_OP(op, text)                                                                               \
+    PLX_CPU_DECLARE(plx_##op)                                                                          \
+    plx_status plx_##op##_ref(plx_context *context, const void *arguments);                            \
+    static const plx_kernel op##_kernels[] = {                                                         \
+        PLX_CPU_KERNELS(plx_##op, accepts_f32){"ref", PLX_LEVEL_PORTABLE, NULL, plx_##op##_ref}, {0}}; \
+    const plx_op plx_op_##op = {text, NULL, op##_kernels};
+/* One that only copies: its reference is as fast as memory. */
+#define COPY_OP(op, text)                                                                              \
+    plx_status plx_##op##_ref(plx_context *context, const void *arguments);                            \
+    static const plx_kernel op##_kernels[] = {{"ref", PLX_LEVEL_PORTABLE, NULL, plx_##op##_ref}, {0}}; \
+    const plx_op plx_op_##op = {text, NULL, op##_kernels};
+
+CPU_OP(column_sum, "column_sum")
+CPU_OP(norm_forward, "norm.forward")
+CPU_OP(norm_backward, "norm.backward")
+CPU_OP(rope, "rope")
+CPU_OP(swiglu_forward, "swiglu.forward")
+CPU_OP(swiglu_backward, "swiglu.backward")
+CPU_OP(gelu_forward, "gelu.forward")
+CPU_OP(gelu_backward, "gelu.backward")
+CPU_OP(add, "add")
+CPU_OP(dropout, "dropout")
+CPU_OP(embedding_backward, "embedding.backward")
+CPU_OP(cross_entropy, "cross_entropy")
+CPU_OP(sum_squares, "sum_squares")
+CPU_OP(adamw, "adamw")
+COPY_OP(embedding_forward, "embedding.forward")
+COPY_OP(gather, "gather")
+COPY_OP(append, "append")
+COPY_OP(move, "move")
+
+bool plx_matmul_blas_accepts(const void *arguments);
+plx_status plx_matmul_blas(plx_context *context, const void *arguments);
+plx_status plx_matmul_ref(plx_context *context, const void *arguments);
+static const plx_kernel matmul_kernels[] = {{"blas", PLX_LEVEL_PORTABLE, plx_matmul_blas_accepts, plx_matmul_blas},
+                                            {"ref", PLX_LEVEL_PORTABLE, NULL, plx_matmul_ref},
+                                            {0}};
+static double matmul_flops(const void *arguments)
+{
+    const plx_matmul_args *a = arguments;
+    return 2.0 * (double)a->m * (double)a->n * (double)a->k;
+}
+const plx_op plx_op_matmul = {"matmul", matmul_flops, matmul_kernels};
+
+const plx_op *const plx_shared_ops[] = {
+    &plx_op_matmul, &plx_op_column_sum, &plx_op_norm_forward, &plx_op_norm_backward, &plx_op_rope,
+    &plx_op_swiglu_forward, &plx_op_swiglu_backward, &plx_op_gelu_forward, &plx_op_gelu_backward, &plx_op_add,
+    &plx_op_dropout, &plx_op_embedding_forward, &plx_op_embedding_backward, &plx_op_gather, &plx_op_cross_entropy,
+    &plx_op_append, &plx_op_move, &plx_op_sum_squares, &plx_op_adamw, NULL};

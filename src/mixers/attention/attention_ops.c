@@ -1,0 +1,46 @@
+/* attention_ops.c - the lists of implementations of attention's operations. */
+#include "mixers/attention/attention_ops.h"
+
+PLX_CPU_DECLARE(plx_attention_forward)
+PLX_CPU_DECLARE(plx_attention_backward)
+
+double plx_attention_pairs(size_t rows, size_t length, size_t window)
+{
+    double full = window == 0 || window > length ? (double)length : (double)window;
+    /* queries 0 .. full-1 see t + 1 tokens, the others see `full` */
+    return (double)rows * (full * (full + 1) / 2 + ((double)length - full) * full);
+}
+
+static double forward_flops(const void *arguments)
+{
+    const plx_attention_args *a = arguments;
+    double pairs = plx_attention_pairs(a->sequence.rows, a->sequence.length, a->window);
+    return 4 * pairs * (double)(a->heads * a->head_dim);
+}
+
+static double backward_flops(const void *arguments)
+{
+    const plx_attention_backward_args *a = arguments;
+    double pairs = plx_attention_pairs(a->sequence.rows, a->sequence.length, a->window);
+    return 10 * pairs * (double)(a->heads * a->head_dim);
+}
+
+static bool forward_accepts(const void *arguments)
+{
+    return ((const plx_attention_args *)arguments)->type == PLX_F32;
+}
+
+static bool backward_accepts(const void *arguments)
+{
+    return ((const plx_attention_backward_args *)arguments)->type == PLX_F32;
+}
+
+const plx_op plx_op_attention_forward = {
+    "attention.forward", forward_flops,
+    (const plx_kernel[]){PLX_CPU_KERNELS(plx_attention_forward, forward_accepts)
+                         {"ref", PLX_LEVEL_PORTABLE, NULL, plx_attention_forward_ref}, {0}}};
+
+const plx_op plx_op_attention_backward = {
+    "attention.backward", backward_flops,
+    (const plx_kernel[]){PLX_CPU_KERNELS(plx_attention_backward, backward_accepts)
+                         {"ref", PLX_LEVEL_PORTABLE, NULL, plx_attention_backward_ref}, {0}}};

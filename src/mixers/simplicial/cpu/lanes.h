@@ -1,0 +1,252 @@
+/* lanes.h - how the fast 2-simplicial kernels lay out their work.
+ *
+ * A task is a chunk of neighbouring queries of one row and key/value head. Its pairs (j,k) become matrix products by
+ * making a lane of each triple (query, head of the group, k) and a row of each j:
+ *     S^T[j, lane] = K[j, :] . X^T[:, lane]      X = q o k' * scale * log2(e), o the elementwise or the cross product
+ * The triples of a chunk, in the order query, head, k, are cut into blocks of LANES; a segment is what one (query,
+ * head) has in a block. Within a block all queries see a common range of j, the inner one; only the rows before and
+ * after it need a mask. Elementwise work thus sits on the short axis, and nothing but row ends is wasted. */
+#ifndef PLX_MIXERS_SIMPLICIAL_LANES_H
+#define PLX_MIXERS_SIMPLICIAL_LANES_H
+
+#include "mixers/simplicial/cpu/tile.h"
+#include "mixers/simplicial/simplicial_ops.h"
+
+#define LANES 64
+/* Vectors are written from a segment's lane on; what runs over is overwritten by the next, or falls into the margin. */
+#define LANE_ROW (LANES + PLX_VW)
+#define ROWS_MOST 48 /* of j in a tile: P, K and V of a tile and X^T stay in the first-level cache */
+#define LOG2_E 1.4426950408889634
+#define LN_2 0.69314718055994531
+
+typedef struct chunk {
+    const plx_simplicial_problem *p;
+    size_t b, g, group;            /* row, key/value head, query heads of it */
+    size_t query, query_end;       /* t of the row */
+    int64_t base1, base2;          /* first token of the panels of k and v, of k2 and v2 */
+    size_t count1, count2;         /* their tokens */
+    size_t d, width;               /* components; rounded up to whole vectors */
+    size_t row2;                   /* stride of the turned panels */
+    float *k, *v;                  /* [count1, width], zero beyond d */
+    float *k2, *v2;                /* [count2, width], with bias */
+    float *k2_turned, *v2_turned;  /* [d, row2] */
+} chunk;
+
+typedef struct segment {
+    size_t query, head;
+    size_t k;                      /* index in the panel of the first lane's token */
+    size_t lane, count;
+    bool first, last;              /* begins, ends the k of its (query, head) */
+} segment;
+
+typedef struct block {
+    size_t lanes, vectors;
+    size_t segments;
+    /* rows of j, as indices in the panel: begin .. end, of which inner .. inner_end are seen by every lane */
+    size_t begin, inner, inner_end, end;
+    segment segment[LANES];
+    int32_t lane_begin[LANES], lane_end[LANES]; /* of each lane */
+} block;
+
+typedef struct cursor { size_t query, head, k; } cursor; /* k counted from the query's first */
+
+static inline size_t lanes_round(size_t count) { return (count + PLX_VW - 1) / PLX_VW * PLX_VW; }
+static inline size_t lanes_bytes(size_t bytes) { return (bytes + 63) / 64 * 64; }
+/* Stride of turned panels of `count` tokens: room to read a vector beyond, and no multiple of a large power of two. */
+static inline size_t lanes_stride(size_t count)
+{
+    size_t vectors = lanes_round(count) / PLX_VW + 1;
+    return (vectors | 1) * PLX_VW;
+}
+/* Tokens that `queries` neighbouring queries see at most. */
+static inline size_t lanes_reach(size_t window, size_t queries, size_t longest)
+{
+    return window == 0 || window > longest || window - 1 + queries > longest ? longest : window - 1 + queries;
+}
+/* Floats that the panels of a chunk take. */
+static inline size_t lanes_panel_floats(const plx_simplicial_problem *p, size_t queries, size_t longest)
+{
+    size_t count1 = lanes_reach(p->window1, queries, longest), count2 = lanes_reach(p->window2, queries, longest);
+    size_t width = lanes_round(p->head_dim);
+    return 2 * (count1 * width + count2 * width + p->head_dim * lanes_stride(count2));
+}
+
+/* P of far away pairs is denormal, which costs a hundred times as much and is worth nothing. */
+static inline unsigned lanes_flush_denormals(void)
+{
+#if defined(__x86_64__)
+    unsigned state = _mm_getcsr();
+    _mm_setcsr(state | 0x8040); /* flush to zero, denormals are zero */
+    return state;
+#else
+    return 0;
+#endif
+}
+static inline void lanes_restore_denormals(unsigned state)
+{
+#if defined(__x86_64__)
+    _mm_setcsr(state);
+#else
+    (void)state;
+#endif
+}
+
+/* In det's cross product, component c of a x b is a[one] b[two] - a[two] b[one]. */
+static inline void lanes_cross(size_t c, size_t *one, size_t *two)
+{
+    size_t first = c - c % 3;
+    *one = first + (c + 1) % 3;
+    *two = first + (c + 2) % 3;
+}
+/* Components that are in the logit. */
+static inline size_t lanes_used(const plx_simplicial_problem *p)
+{
+    return p->form == PLX_SIMPLICIAL_DET ? p->head_dim / 3 * 3 : p->head_dim;
+}
+
+static inline const float *lanes_at(const chunk *c, const void *array, size_t query, size_t head)
+{
+    return (const float *)array +
+           ((c->b * c->p->sequence.length + query) * c->p->heads + c->g * c->group + head) * c->d;
+}
+
+static inline void lanes_read_panel(const chunk *c, const plx_history *history, int64_t base, size_t count, float bias,
+                                    float *rows, float *turned)
+{
+    for (size_t i = 0; i < count; i++) {
+        const float *from = (const float *)history->data +
+                            plx_simplicial_offset(history, c->b, base + (int64_t)i) + c->g * c->d;
+        float *to = rows + i * c->width;
+        for (size_t l = 0; l < c->d; l++) to[l] = from[l] + bias;
+        for (size_t l = c->d; l < c->width; l++) to[l] = 0;
+    }
+    if (turned == NULL) return;
+    for (size_t l = 0; l < c->d; l++) {
+        for (size_t i = 0; i < count; i++) turned[l * c->row2 + i] = rows[i * c->width + l];
+        for (size_t i = count; i < c->row2; i++) turned[l * c->row2 + i] = 0;
+    }
+}
+
+/* The chunk of queries query .. query_end - 1 of row b and key/value head g, with its panels read into `memory`. */
+static inline chunk lanes_chunk(const plx_simplicial_problem *p, size_t b, size_t g, size_t query, size_t query_end,
+                                float *memory)
+{
+    chunk c = {.p = p, .b = b, .g = g, .group = p->heads / p->kv_heads, .query = query, .query_end = query_end,
+               .d = p->head_dim, .width = lanes_round(p->head_dim)};
+    c.base1 = plx_simplicial_first(&p->sequence, b, query, p->window1);
+    c.base2 = plx_simplicial_first(&p->sequence, b, query, p->window2);
+    int64_t end = plx_simplicial_position(&p->sequence, b, query_end - 1) + 1;
+    c.count1 = (size_t)(end - c.base1);
+    c.count2 = (size_t)(end - c.base2);
+    c.row2 = lanes_stride(c.count2);
+    c.k = memory;
+    c.v = c.k + c.count1 * c.width;
+    c.k2 = c.v + c.count1 * c.width;
+    c.v2 = c.k2 + c.count2 * c.width;
+    c.k2_turned = c.v2 + c.count2 * c.width;
+    c.v2_turned = c.k2_turned + c.d * c.row2;
+    lanes_read_panel(&c, &p->k, c.base1, c.count1, 0, c.k, NULL);
+    lanes_read_panel(&c, &p->v, c.base1, c.count1, 0, c.v, NULL);
+    lanes_read_panel(&c, &p->k2, c.base2, c.count2, (float)p->bias_k, c.k2, c.k2_turned);
+    lanes_read_panel(&c, &p->v2, c.base2, c.count2, (float)p->bias_v, c.v2, c.v2_turned);
+    return c;
+}
+
+/* Fills the next block; false when the chunk has no more. A block ends early where the next query is of another
+ * document or sees no row that the first one sees. */
+static inline bool lanes_next(const chunk *c, cursor *at, block *out)
+{
+    const plx_sequence *sequence = &c->p->sequence;
+    if (at->query >= c->query_end) return false;
+    size_t first_query = at->query, last_query = at->query;
+    const int32_t *start = sequence->start + c->b * sequence->length;
+    int64_t first_position = plx_simplicial_position(sequence, c->b, first_query);
+    out->lanes = out->segments = 0;
+    while (out->lanes < LANES && at->query < c->query_end) {
+        size_t t = at->query;
+        int64_t first1 = plx_simplicial_first(sequence, c->b, t, c->p->window1);
+        int64_t first2 = plx_simplicial_first(sequence, c->b, t, c->p->window2);
+        if (start[t] != start[first_query] || first1 > first_position) break;
+        last_query = t;
+        size_t position = (size_t)(plx_simplicial_position(sequence, c->b, t) - c->base1);
+        size_t all = (size_t)(plx_simplicial_position(sequence, c->b, t) - first2) + 1, left = all - at->k;
+        segment *s = &out->segment[out->segments++];
+        *s = (segment){.query = t, .head = at->head, .k = (size_t)(first2 - c->base2) + at->k, .lane = out->lanes,
+                       .count = left < LANES - out->lanes ? left : LANES - out->lanes, .first = at->k == 0};
+        s->last = s->count == left;
+        for (size_t i = s->lane; i < s->lane + s->count; i++) {
+            out->lane_begin[i] = (int32_t)(first1 - c->base1);
+            out->lane_end[i] = (int32_t)position + 1;
+        }
+        out->lanes += s->count;
+        at->k = s->last ? 0 : at->k + s->count;
+        if (s->last && ++at->head == c->group) {
+            at->head = 0;
+            at->query++;
+        }
+    }
+    out->begin = (size_t)(plx_simplicial_first(sequence, c->b, first_query, c->p->window1) - c->base1);
+    out->inner = (size_t)(plx_simplicial_first(sequence, c->b, last_query, c->p->window1) - c->base1);
+    out->inner_end = (size_t)(first_position - c->base1) + 1;
+    out->end = (size_t)(plx_simplicial_position(sequence, c->b, last_query) - c->base1) + 1;
+    out->vectors = lanes_round(out->lanes) / PLX_VW;
+    for (size_t i = out->lanes; i < out->vectors * PLX_VW; i++) { /* lanes of nothing: X is zero there, and no mask */
+        out->lane_begin[i] = 0;
+        out->lane_end[i] = INT32_MAX;
+    }
+    return true;
+}
+
+/* Rows begin .. end of j in the order in which they are worked through: from the first that every lane sees, so that
+ * each lane's first maximum is one of its own, then those before. Returns how many rows the tile at `step` has and sets
+ * its first; 0 at the end. */
+static inline size_t lanes_rows(const block *at, size_t done, size_t *first)
+{
+    size_t after = at->end - at->inner, before = at->inner - at->begin;
+    size_t span = done < after ? after : before, in_span = done < after ? done : done - after;
+    *first = (done < after ? at->inner : at->begin) + in_span;
+    size_t left = span - in_span;
+    if (left == 0) return 0;
+    size_t tiles = (left + ROWS_MOST - 1) / ROWS_MOST;
+    return (left + tiles - 1) / tiles;
+}
+
+/* Whether rows first .. first + count - 1 need a mask. */
+INLINE bool lanes_masked(const block *at, size_t first, size_t count)
+{
+    return first < at->inner || first + count > at->inner_end;
+}
+
+/* Bits set where row j is visible to the lanes from `lane` on. */
+INLINE vi lanes_visible(const block *at, size_t lane, size_t j)
+{
+    vi begin, end, row = (int32_t)j - (vi){0};
+    memcpy(&begin, at->lane_begin + lane, sizeof begin);
+    memcpy(&end, at->lane_end + lane, sizeof end);
+    return (vi)(row >= begin) & (vi)(row < end);
+}
+
+/* out^T[c][lane] = factor * (a o panel)[c], a being a vector of the (query, head); o is elementwise, or with `cross`
+ * the cross product panel x a. */
+static inline void lanes_build_turned(const chunk *c, const block *at, const void *array, const float *turned,
+                                      bool cross, float factor, float *out)
+{
+    size_t used = cross ? c->d / 3 * 3 : c->d;
+    for (size_t i = 0; i < at->segments; i++) {
+        const segment *s = &at->segment[i];
+        const float *a = lanes_at(c, array, s->query, s->head);
+        for (size_t l = 0; l < used; l++) {
+            size_t one = l, two = l;
+            if (cross) lanes_cross(l, &one, &two);
+            const float *panel = turned + one * c->row2 + s->k, *minus = turned + two * c->row2 + s->k;
+            vf x = vf_set(a[two] * factor), y = vf_set(a[one] * factor);
+            float *to = out + l * LANE_ROW + s->lane;
+            for (size_t n = 0; n < s->count; n += PLX_VW)
+                vf_store(to + n, cross ? vf_load(panel + n) * x - vf_load(minus + n) * y : vf_load(panel + n) * x);
+        }
+    }
+    for (size_t l = 0; l < c->d; l++)
+        for (size_t n = l < used ? at->lanes : 0; n < LANES; n++) out[l * LANE_ROW + n] = 0;
+}
+
+#endif

@@ -1,0 +1,188 @@
+/* tile.h - the one inner loop of the fast 2-simplicial kernels: a tile of C += A B held in registers.
+ *
+ * A's elements are broadcast, B's and C's rows are vectors: C[r][lane] += sum over i of A(r,i) * B[i][lane]. The six
+ * products of the mixer are all of this kind; they differ in what the rows, lanes and depth stand for. A tile is R
+ * rows by V vectors, both constants to the compiler: 6 x 4 of AVX-512's 32 registers, 6 x 2 elsewhere; where few
+ * vectors are left, more rows take their place. */
+#ifndef PLX_MIXERS_SIMPLICIAL_TILE_H
+#define PLX_MIXERS_SIMPLICIAL_TILE_H
+
+#include "kernels/cpu/vec.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+#ifdef __clang__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+/* Most vectors of a tile, and the rows for each number of vectors. */
+#if PLX_VW == 16
+#define TILE_VECTORS 4
+#define TILE_ROWS(V) ((V) == 4 ? 6 : 12)
+#else
+#define TILE_VECTORS 2
+#define TILE_ROWS(V) ((V) == 2 ? 6 : 12)
+#endif
+
+/* Element (r, i) is data[r * row + i * depth]. */
+typedef struct operand { const float *data; size_t row, depth; } operand;
+
+/* sum[r][v] += sum over i < depth of a(r,i) * b[i * b_row + v * PLX_VW ..] */
+INLINE void tile_products(const size_t R, const size_t V, operand a, const float *b, size_t b_row, size_t depth,
+                          vf (*sum)[TILE_VECTORS])
+{
+    for (size_t i = 0; i < depth; i++) {
+        vf lanes[TILE_VECTORS];
+        UNROLL for (size_t v = 0; v < V; v++) lanes[v] = vf_load(b + v * PLX_VW);
+        UNROLL for (size_t r = 0; r < R; r++) {
+            vf factor = vf_set(a.data[r * a.row]);
+            UNROLL for (size_t v = 0; v < V; v++) sum[r][v] += factor * lanes[v];
+        }
+        a.data += a.depth;
+        b += b_row;
+    }
+}
+
+/* Calls FUNCTION(R, V, ...) with the constants that `rows` and `vectors` are. */
+#define TILE_CASE(FUNCTION, R, V, ...) case R: FUNCTION(R, V, __VA_ARGS__); break;
+#define TILE_UP_TO_6(FUNCTION, V, ...)                                                                       \
+    TILE_CASE(FUNCTION, 1, V, __VA_ARGS__) TILE_CASE(FUNCTION, 2, V, __VA_ARGS__)                            \
+    TILE_CASE(FUNCTION, 3, V, __VA_ARGS__) TILE_CASE(FUNCTION, 4, V, __VA_ARGS__)                            \
+    TILE_CASE(FUNCTION, 5, V, __VA_ARGS__) TILE_CASE(FUNCTION, 6, V, __VA_ARGS__)
+#define TILE_UP_TO_12(FUNCTION, V, ...)                                                                      \
+    TILE_UP_TO_6(FUNCTION, V, __VA_ARGS__)                                                                   \
+    TILE_CASE(FUNCTION, 7, V, __VA_ARGS__) TILE_CASE(FUNCTION, 8, V, __VA_ARGS__)                            \
+    TILE_CASE(FUNCTION, 9, V, __VA_ARGS__) TILE_CASE(FUNCTION, 10, V, __VA_ARGS__)                           \
+    TILE_CASE(FUNCTION, 11, V, __VA_ARGS__) TILE_CASE(FUNCTION, 12, V, __VA_ARGS__)
+#if TILE_VECTORS == 4
+#define TILE_CALL(FUNCTION, rows, vectors, ...)                                                              \
+    do {                                                                                                     \
+        if ((vectors) == 4) switch (rows) { TILE_UP_TO_6(FUNCTION, 4, __VA_ARGS__) }                         \
+        else if ((vectors) == 2) switch (rows) { TILE_UP_TO_12(FUNCTION, 2, __VA_ARGS__) }                   \
+        else switch (rows) { TILE_UP_TO_12(FUNCTION, 1, __VA_ARGS__) }                                       \
+    } while (0)
+#else
+#define TILE_CALL(FUNCTION, rows, vectors, ...)                                                              \
+    do {                                                                                                     \
+        if ((vectors) == 2) switch (rows) { TILE_UP_TO_6(FUNCTION, 2, __VA_ARGS__) }                         \
+        else switch (rows) { TILE_UP_TO_12(FUNCTION, 1, __VA_ARGS__) }                                       \
+    } while (0)
+#endif
+
+/* Vectors of the next tile where `left` remain: the most, then powers of two below. */
+INLINE size_t tile_vectors(size_t left)
+{
+    if (left >= TILE_VECTORS) return TILE_VECTORS;
+    return left >= 2 ? 2 : 1;
+}
+/* Rows of the next tile where `left` remain, in groups of nearly equal size. */
+INLINE size_t tile_rows(size_t left, size_t vectors)
+{
+    size_t most = TILE_ROWS(vectors), groups = (left + most - 1) / most;
+    return (left + groups - 1) / groups;
+}
+
+INLINE void tile_add_one(const size_t R, const size_t V, operand a, const float *b, size_t b_row, size_t depth,
+                         float *c, size_t c_row, bool add)
+{
+    vf sum[12][TILE_VECTORS];
+    UNROLL for (size_t r = 0; r < R; r++)
+        UNROLL for (size_t v = 0; v < V; v++) sum[r][v] = add ? vf_load(c + r * c_row + v * PLX_VW) : vf_set(0);
+    tile_products(R, V, a, b, b_row, depth, sum);
+    UNROLL for (size_t r = 0; r < R; r++)
+        UNROLL for (size_t v = 0; v < V; v++) vf_store(c + r * c_row + v * PLX_VW, sum[r][v]);
+}
+
+/* C[rows][vectors * PLX_VW] = or += A B over `depth`. */
+static inline void tile_add(size_t rows, size_t vectors, size_t depth, operand a, const float *b, size_t b_row,
+                            float *c, size_t c_row, bool add)
+{
+    for (size_t v = 0; v < vectors;) {
+        size_t width = tile_vectors(vectors - v);
+        for (size_t r = 0; r < rows;) {
+            size_t height = tile_rows(rows - r, width);
+            operand part = {a.data + r * a.row, a.row, a.depth};
+            TILE_CALL(tile_add_one, height, width, part, b + v * PLX_VW, b_row, depth, c + r * c_row + v * PLX_VW,
+                      c_row, add);
+            r += height;
+        }
+        v += width;
+    }
+}
+
+/* 2^x for x up to 127; below -126: 0; NaN stays NaN. Relative error 1.6e-7: shorter than vf_exp2, as one is needed for
+ * every pair. The polynomial is the best one of degree 5 on [-1/2, 1/2] that gives 2^0 = 1 (9.2e-8). */
+INLINE vf tile_exp2(vf x)
+{
+#if PLX_VW == 16
+    vf whole = (vf)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+#if PLX_VW == 8
+    x = (vf)_mm256_min_ps((__m256)vf_set(127.0f), (__m256)x); /* of a number and NaN, the second: NaN */
+    x = (vf)_mm256_max_ps((__m256)vf_set(-127.0f), (__m256)x);
+#else
+    x = vf_select((vi)(x > vf_set(127.0f)), vf_set(127.0f), x);
+    x = vf_select((vi)(x < vf_set(-127.0f)), vf_set(-127.0f), x);
+#endif
+    const vf magic = vf_set(12582912.0f); /* 1.5 * 2^23: adding it rounds to a whole number */
+    vf moved = x + magic, whole = moved - magic;
+#endif
+    vf f = x - whole;
+    vf p = vf_set(1.3264739e-3f);
+    p = p * f + vf_set(9.6715167e-3f);
+    p = p * f + vf_set(5.5507336e-2f);
+    p = p * f + vf_set(2.4022242e-1f);
+    p = p * f + vf_set(6.9314700e-1f);
+    p = p * f + vf_set(1.0f);
+#if PLX_VW == 16
+    return (vf)_mm512_scalef_ps((__m512)p, (__m512)whole);
+#else
+    return p * (vf)(((vi)moved - (vi)magic + 127) << 23); /* exponent 0, from -127, is the number 0 */
+#endif
+}
+
+/* All bits set in the first `count` lanes. */
+INLINE vi tile_first_lanes(size_t count)
+{
+    static const int32_t index[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    vi lane;
+    memcpy(&lane, index, sizeof lane);
+    return (vi)(lane < (int32_t)(count < PLX_VW ? count : PLX_VW));
+}
+
+/* Output lane L of one butterfly step: blocks of 2 bs lanes of two vectors are each folded to bs lanes and laid side by
+ * side. This is where the first (at 0) or second (at bs) number of the sum lies in the two vectors' lanes, in a row. */
+#define FOLD(L, bs, at) (((L) / (bs)) % 2 * PLX_VW + (L) / (bs) / 2 * (2 * (bs)) + (L) % (bs) + (at))
+#define FOLD_4(L, bs, at) FOLD(L, bs, at), FOLD(L + 1, bs, at), FOLD(L + 2, bs, at), FOLD(L + 3, bs, at)
+#if PLX_VW == 16
+#define FOLD_ALL(bs, at) FOLD_4(0, bs, at), FOLD_4(4, bs, at), FOLD_4(8, bs, at), FOLD_4(12, bs, at)
+#elif PLX_VW == 8
+#define FOLD_ALL(bs, at) FOLD_4(0, bs, at), FOLD_4(4, bs, at)
+#else
+#define FOLD_ALL(bs, at) FOLD_4(0, bs, at)
+#endif
+#define FOLD_STEP(v, bs)                                                                                     \
+    UNROLL for (size_t i = 0; i < (bs); i++)                                                                 \
+        v[i] = __builtin_shufflevector(v[i], v[i + (bs)], FOLD_ALL(bs, 0)) +                                 \
+               __builtin_shufflevector(v[i], v[i + (bs)], FOLD_ALL(bs, bs))
+
+/* Lane i of the result is the sum of the lanes of v[i]. v is overwritten. */
+INLINE vf tile_sums(vf v[PLX_VW])
+{
+#if PLX_VW == 16
+    FOLD_STEP(v, 8);
+#endif
+#if PLX_VW >= 8
+    FOLD_STEP(v, 4);
+#endif
+    FOLD_STEP(v, 2);
+    FOLD_STEP(v, 1);
+    return v[0];
+}
+
+#endif

@@ -1,0 +1,52 @@
+/* ops.c - the lists of implementations of the 2-simplicial operations, and what they cost. */
+#include "mixers/simplicial/simplicial_ops.h"
+
+PLX_CPU_DECLARE(plx_simplicial_forward)
+PLX_CPU_DECLARE(plx_simplicial_backward)
+
+/* Visible (j,k) pairs of all queries and heads, one document a row. */
+static double pairs(const plx_simplicial_problem *p)
+{
+    double sum = 0;
+    for (size_t t = 0; t < p->sequence.length; t++) {
+        size_t count1 = p->window1 == 0 || p->window1 > t ? t + 1 : p->window1;
+        size_t count2 = p->window2 > t ? t + 1 : p->window2;
+        sum += (double)count1 * (double)count2;
+    }
+    return sum * (double)p->sequence.rows * (double)p->heads;
+}
+
+static double forward_flops(const void *arguments)
+{
+    const plx_simplicial_forward_args *args = arguments;
+    return 4.0 * (double)args->problem.head_dim * pairs(&args->problem);
+}
+
+static double backward_flops(const void *arguments)
+{
+    const plx_simplicial_backward_args *args = arguments;
+    return 12.0 * (double)args->problem.head_dim * pairs(&args->problem);
+}
+
+static bool accepts_forward(const void *arguments)
+{
+    return ((const plx_simplicial_forward_args *)arguments)->problem.type == PLX_F32;
+}
+static bool accepts_backward(const void *arguments)
+{
+    return ((const plx_simplicial_backward_args *)arguments)->problem.type == PLX_F32;
+}
+
+static const plx_kernel forward_kernels[] = {
+    PLX_CPU_KERNELS(plx_simplicial_forward, accepts_forward)
+    {"ref", PLX_LEVEL_PORTABLE, NULL, plx_simplicial_forward_ref},
+    {0},
+};
+static const plx_kernel backward_kernels[] = {
+    PLX_CPU_KERNELS(plx_simplicial_backward, accepts_backward)
+    {"ref", PLX_LEVEL_PORTABLE, NULL, plx_simplicial_backward_ref},
+    {0},
+};
+
+const plx_op plx_op_simplicial_forward = {"simplicial.forward", forward_flops, forward_kernels};
+const plx_op plx_op_simplicial_backward = {"simplicial.backward", backward_flops, backward_kernels};

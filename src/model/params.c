@@ -1,0 +1,287 @@
+/* params.c - making a model's layers, tensors and RoPE tables from its config, and giving them memory. */
+#include "model/params_list.h"
+
+#include "core/random.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#define PLX_ALIGN(bytes) (((bytes) + 63) / 64 * 64)
+
+plx_status plx_params_add(plx_params *params, const char *name, size_t rank, size_t rows, size_t columns, plx_init init,
+                          bool decay, plx_param **param)
+{
+    plx_model *model = params->model;
+    plx_context *context = model->context;
+    size_t elements = rows;
+    if (rank == 2 && !plx_multiply_sizes(rows, columns, &elements))
+        return plx_fail(context, PLX_ERROR_MEMORY, "tensor %s of %zu x %zu is larger than addresses can name", name, rows, columns);
+    if (model->param_count == params->capacity) {
+        size_t capacity = params->capacity > 0 ? 2 * params->capacity : 64;
+        plx_param **grown = plx_grow(context, model->params, params->capacity * sizeof *grown, capacity * sizeof *grown);
+        if (grown == NULL) return plx_context_error(context)->code;
+        model->params = grown;
+        params->capacity = capacity;
+    }
+    plx_param *made = plx_alloc(context, sizeof *made);
+    if (made == NULL) return plx_context_error(context)->code;
+    *made = (plx_param){.rank = rank, .shape = {rows, columns}, .elements = elements, .init = init,
+                        .decay = decay, .trainable = true, .type = model->type};
+    int length = snprintf(made->name, sizeof made->name, "%s%s%s", params->prefix, params->prefix[0] != '\0' ? "." : "", name);
+    model->params[model->param_count++] = made;
+    *param = made;
+    if (length < 0 || (size_t)length >= sizeof made->name)
+        return plx_fail(context, PLX_ERROR_VALUE, "the tensor name %s.%s is too long", params->prefix, name);
+    for (size_t i = 0; i + 1 < model->param_count; i++)
+        if (strcmp(model->params[i]->name, made->name) == 0)
+            return plx_fail(context, PLX_ERROR_INTERNAL, "the tensor %s is defined twice", made->name);
+    return PLX_OK;
+}
+
+plx_status plx_params_rope(plx_params *params, plx_rope_layout layout, size_t head_dim, size_t pairs, double theta,
+                           const plx_rope **rope)
+{
+    plx_model *model = params->model;
+    plx_context *context = model->context;
+    *rope = NULL;
+    if (pairs == 0) return PLX_OK;
+    for (size_t i = 0; i < model->rope_count; i++) {
+        const plx_rope *old = model->ropes[i];
+        if (old->layout == layout && old->head_dim == head_dim && old->pairs == pairs && old->theta == theta) {
+            *rope = old;
+            return PLX_OK;
+        }
+    }
+    plx_rope **grown = plx_grow(context, model->ropes, model->rope_count * sizeof *grown, (model->rope_count + 1) * sizeof *grown);
+    if (grown == NULL) return plx_context_error(context)->code;
+    model->ropes = grown;
+    plx_rope *made = plx_alloc(context, sizeof *made);
+    if (made == NULL) return plx_context_error(context)->code;
+    *made = (plx_rope){.layout = layout, .head_dim = head_dim, .pairs = pairs, .theta = theta,
+                       .rows = model->config.max_position_embeddings < 65536 ? model->config.max_position_embeddings : 65536};
+    model->ropes[model->rope_count++] = made;
+    *rope = made;
+    return PLX_OK;
+}
+
+double plx_rope_frequency(const plx_rope *rope, size_t pair)
+{
+    double exponent = rope->layout == PLX_ROPE_HALVES ? (double)pair / (double)rope->pairs
+                                                      : 3.0 * (double)pair / (double)rope->head_dim;
+    return pow(rope->theta, -exponent);
+}
+
+/* Tables are computed in double and rounded once. */
+static plx_status fill_rope(plx_context *context, plx_rope *rope, plx_type type)
+{
+    size_t count = rope->rows * rope->pairs, bytes = count * plx_type_size(type);
+    plx_status status = PLX_OK;
+    double *frequency = plx_alloc_array(context, rope->pairs, sizeof *frequency);
+    void *cosine = plx_alloc(context, bytes), *sine = plx_alloc(context, bytes);
+    if (frequency == NULL || cosine == NULL || sine == NULL) {
+        status = plx_context_error(context)->code;
+        goto done;
+    }
+    for (size_t i = 0; i < rope->pairs; i++) frequency[i] = plx_rope_frequency(rope, i);
+    for (size_t i = 0; i < count; i++) {
+        double angle = (double)(i / rope->pairs) * frequency[i % rope->pairs];
+        plx_put(cosine, type, i, cos(angle));
+        plx_put(sine, type, i, sin(angle));
+    }
+    PLX_TRY_GOTO(status, done, plx_device_alloc(context, rope->pairs * sizeof(double), (void **)&rope->frequency));
+    PLX_TRY_GOTO(status, done, plx_device_alloc(context, bytes, &rope->cosine));
+    PLX_TRY_GOTO(status, done, plx_device_alloc(context, bytes, &rope->sine));
+    plx_device_upload(context, rope->frequency, frequency, rope->pairs * sizeof(double));
+    plx_device_upload(context, rope->cosine, cosine, bytes);
+    plx_device_upload(context, rope->sine, sine, bytes);
+done:
+    plx_free(context, frequency);
+    plx_free(context, cosine);
+    plx_free(context, sine);
+    return status;
+}
+
+plx_status plx_rope_apply(plx_run *run, const plx_rope *rope, void *x, size_t heads, bool inverse)
+{
+    if (rope == NULL) return PLX_OK;
+    plx_rope_args args = {
+        .type = run->type, .x = x, .tokens = run->tokens, .heads = heads, .head_dim = rope->head_dim, .pairs = rope->pairs,
+        .layout = rope->layout, .inverse = inverse, .position = run->position,
+        .cosine = rope->cosine, .sine = rope->sine, .table_rows = rope->rows, .frequency = rope->frequency,
+    };
+    return plx_run_op(run, &plx_op_rope, &args);
+}
+
+plx_status plx_model_outline(plx_context *context, plx_config *config, plx_type type, plx_model **made)
+{
+    plx_model *model = plx_alloc(context, sizeof *model);
+    if (model == NULL) {
+        plx_config_release(context, config);
+        return plx_context_error(context)->code;
+    }
+    model->context = context;
+    model->type = type;
+    model->config = *config;
+    *config = (plx_config){0};
+    config = &model->config;
+    plx_params params = {.model = model};
+    plx_status status;
+    double embedding_deviation = config->init_fan_in ? 1.0 : 0.02;
+    size_t hidden = config->hidden_size;
+    PLX_TRY_GOTO(status, failed, plx_params_add(&params, "model.embed_tokens.weight", 2, config->vocab_size, hidden,
+                                                (plx_init){PLX_INIT_NORMAL, embedding_deviation}, true, &model->embedding));
+    for (size_t i = 0; i < config->layer_count; i++) {
+        snprintf(params.prefix, sizeof params.prefix, "model.layers.%zu", i);
+        PLX_TRY_GOTO(status, failed, plx_block_define(&params, &config->layers[i], config));
+    }
+    params.prefix[0] = '\0';
+    PLX_TRY_GOTO(status, failed, plx_norm_define(&params, &model->norm, "model.norm", hidden, config->norm_layer, config->norm_eps));
+    model->head = model->embedding;
+    if (!config->tie_word_embeddings)
+        PLX_TRY_GOTO(status, failed, plx_params_add(&params, "lm_head.weight", 2, config->vocab_size, hidden,
+                                                    (plx_init){PLX_INIT_NORMAL, config->init_fan_in ? 1.0 / sqrt((double)hidden) : 0.02},
+                                                    true, &model->head));
+    json_t *described = plx_config_describe(config);
+    char *text = described != NULL ? json_dumps(described, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) : NULL;
+    json_decref(described);
+    model->config_text = text != NULL ? plx_strdup(context, text) : NULL;
+    free(text);
+    if (model->config_text == NULL) {
+        status = plx_fail(context, PLX_ERROR_MEMORY, "no memory left for the model's config");
+        goto failed;
+    }
+    *made = model;
+    return PLX_OK;
+failed:
+    plx_model_free(model);
+    return status;
+}
+
+size_t plx_model_parameter_count(const plx_model *model)
+{
+    size_t sum = 0;
+    for (size_t i = 0; i < model->param_count; i++) sum += model->params[i]->elements;
+    return sum;
+}
+
+plx_param *plx_model_find_param(const plx_model *model, const char *name)
+{
+    for (size_t i = 0; i < model->param_count; i++)
+        if (strcmp(model->params[i]->name, name) == 0) return model->params[i];
+    return NULL;
+}
+
+/* Lays tensors out one after the other in one block; offset NULL memory only adds up. */
+size_t plx_params_layout(const plx_model *model, plx_slab slab, char *memory)
+{
+    size_t offset = 0;
+    for (size_t i = 0; i < model->param_count; i++) {
+        plx_param *param = model->params[i];
+        if (slab != PLX_SLAB_WEIGHTS && !param->trainable) continue;
+        size_t bytes = PLX_ALIGN(param->elements * plx_type_size(slab == PLX_SLAB_WEIGHTS ? param->type : model->type));
+        void *place = memory != NULL ? memory + offset : NULL;
+        if (memory != NULL) {
+            if (slab == PLX_SLAB_WEIGHTS) param->data = place;
+            if (slab == PLX_SLAB_GRADIENTS) param->gradient = place;
+            if (slab == PLX_SLAB_MOMENT1) param->moment1 = place;
+            if (slab == PLX_SLAB_MOMENT2) param->moment2 = place;
+        }
+        if (!plx_add_sizes(offset, bytes, &offset)) return SIZE_MAX;
+    }
+    return offset;
+}
+
+plx_status plx_memory_check(plx_context *context, size_t bytes, const char *what)
+{
+    size_t available = plx_available_memory();
+    if (bytes <= available) return PLX_OK;
+    return plx_fail(context, PLX_ERROR_MEMORY, "%s need %.3g GB and this machine has %.3g GB to give; choose a smaller model or batch", what,
+                    (double)bytes / 1e9, (double)available / 1e9);
+}
+
+plx_status plx_model_allocate(plx_model *model)
+{
+    size_t bytes = plx_params_layout(model, PLX_SLAB_WEIGHTS, NULL);
+    PLX_TRY(plx_memory_check(model->context, bytes, "the model's weights"));
+    PLX_TRY(plx_device_alloc(model->context, bytes, &model->weights));
+    plx_params_layout(model, PLX_SLAB_WEIGHTS, model->weights);
+    for (size_t i = 0; i < model->rope_count; i++) PLX_TRY(fill_rope(model->context, model->ropes[i], model->type));
+    return PLX_OK;
+}
+
+plx_status plx_model_allocate_gradients(plx_model *model, bool moments)
+{
+    size_t bytes = plx_params_layout(model, PLX_SLAB_GRADIENTS, NULL), total = bytes;
+    if (moments && (bytes > SIZE_MAX / 3)) total = SIZE_MAX;
+    else if (moments) total = 3 * bytes;
+    PLX_TRY(plx_memory_check(model->context, total, "gradients and optimiser state"));
+    if (model->gradients == NULL) {
+        PLX_TRY(plx_device_alloc(model->context, bytes > 0 ? bytes : 64, &model->gradients));
+        plx_params_layout(model, PLX_SLAB_GRADIENTS, model->gradients);
+        plx_device_fill(model->context, model->gradients, 0, bytes);
+    }
+    if (moments && model->moments == NULL) {
+        PLX_TRY(plx_device_alloc(model->context, bytes > 0 ? 2 * bytes : 64, &model->moments));
+        plx_params_layout(model, PLX_SLAB_MOMENT1, model->moments);
+        plx_params_layout(model, PLX_SLAB_MOMENT2, (char *)model->moments + bytes);
+        plx_device_fill(model->context, model->moments, 0, 2 * bytes);
+    }
+    return PLX_OK;
+}
+
+void plx_model_zero_gradients(plx_model *model)
+{
+    plx_device_fill(model->context, model->gradients, 0, plx_params_layout(model, PLX_SLAB_GRADIENTS, NULL));
+}
+
+void plx_model_free_gradients(plx_model *model)
+{
+    plx_device_free(model->context, model->gradients);
+    plx_device_free(model->context, model->moments);
+    model->gradients = model->moments = NULL;
+    for (size_t i = 0; i < model->param_count; i++)
+        model->params[i]->gradient = model->params[i]->moment1 = model->params[i]->moment2 = NULL;
+}
+
+/* A tensor's numbers come from a stream of its name, so that models that share a tensor start with the same one. */
+plx_status plx_model_initialise(plx_model *model, uint64_t seed)
+{
+    enum { CHUNK = 65536 };
+    void *host = plx_alloc(model->context, CHUNK * sizeof(double));
+    if (host == NULL) return plx_context_error(model->context)->code;
+    for (size_t i = 0; i < model->param_count; i++) {
+        const plx_param *param = model->params[i];
+        plx_random random;
+        plx_random_init(&random, seed, plx_hash(param->name));
+        for (size_t first = 0; first < param->elements; first += CHUNK) {
+            size_t count = param->elements - first < CHUNK ? param->elements - first : CHUNK;
+            for (size_t j = 0; j < count; j++)
+                plx_put(host, param->type, j, param->init.kind == PLX_INIT_CONSTANT ? param->init.value
+                                                                                   : param->init.value * plx_random_normal(&random));
+            plx_device_upload(model->context, (char *)param->data + first * plx_type_size(param->type), host, count * plx_type_size(param->type));
+        }
+    }
+    plx_free(model->context, host);
+    return PLX_OK;
+}
+
+void plx_model_free(plx_model *model)
+{
+    if (model == NULL) return;
+    plx_context *context = model->context;
+    plx_model_free_gradients(model);
+    plx_device_free(context, model->weights);
+    for (size_t i = 0; i < model->param_count; i++) plx_free(context, model->params[i]);
+    plx_free(context, model->params);
+    for (size_t i = 0; i < model->rope_count; i++) {
+        plx_device_free(context, model->ropes[i]->cosine);
+        plx_device_free(context, model->ropes[i]->sine);
+        plx_device_free(context, model->ropes[i]->frequency);
+        plx_free(context, model->ropes[i]);
+    }
+    plx_free(context, model->ropes);
+    plx_free(context, model->config_text);
+    plx_config_release(context, &model->config);
+    plx_free(context, model);
+}

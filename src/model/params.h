@@ -1,0 +1,98 @@
+/* params.h - weights: typed tensors that may be frozen, and the list of them that a model makes.
+ *
+ * A module defines its tensors once, by name, shape and initialiser; the list then allocates, initialises,
+ * loads, saves, freezes and updates them without knowing what they are for. */
+#ifndef PLX_MODEL_PARAMS_H
+#define PLX_MODEL_PARAMS_H
+
+#include "model/run.h"
+
+typedef enum plx_init_kind { PLX_INIT_CONSTANT, PLX_INIT_NORMAL } plx_init_kind;
+typedef struct plx_init { plx_init_kind kind; double value; /* the constant, or the standard deviation */ } plx_init;
+
+typedef struct plx_param {
+    char name[128];      /* as in the checkpoint */
+    size_t rank, shape[3], elements;
+    plx_init init;
+    bool decay;          /* weight decay applies */
+    bool trainable;
+    plx_type type;       /* as stored */
+    void *data;          /* device */
+    void *gradient;      /* device, of the model's compute type; NULL when frozen or not training */
+    void *moment1, *moment2; /* the optimiser's; NULL when frozen or not training */
+} plx_param;
+
+/* RoPE tables, shared by all layers with the same numbers. */
+typedef struct plx_rope {
+    plx_rope_layout layout;
+    size_t pairs, rows;
+    double theta;         /* frequency of pair i: theta^(-2i / (2 pairs)) for halves, theta^(-3i / head_dim) for chunks */
+    size_t head_dim;
+    void *cosine, *sine;  /* device */
+    double *frequency;    /* device */
+} plx_rope;
+
+/* The rest of this header is for module authors. */
+typedef struct plx_params plx_params; /* the list being made */
+
+/* What a layer's mixer is told about its place in the model: config.json's keys, resolved for this layer. */
+typedef struct plx_layer_shape {
+    size_t hidden, heads, kv_heads, head_dim;
+    size_t max_positions;
+    bool rope;
+    double rope_theta, partial_rotary_factor;
+    bool qk_norm, attention_bias, attention_out_bias;
+    bool norm_layer;            /* LayerNorm instead of RMSNorm */
+    double norm_eps;
+    double dropout;
+    bool init_fan_in;           /* model key init: fan_in */
+    size_t layer, layers;       /* index in the model, number of layers */
+    size_t same;                /* index among the layers of the same mixer */
+} plx_layer_shape;
+
+/* Adds a tensor named PREFIX.NAME, PREFIX being the layer's ("model.layers.3") ; *param stays valid as long as the
+ * model. rank 1 or 2: shape [rows] or [rows, columns]. */
+plx_status plx_params_add(plx_params *params, const char *name, size_t rank, size_t rows, size_t columns, plx_init init,
+                          bool decay, plx_param **param);
+/* RoPE tables for these numbers. `rotary` is the number of components turned (halves: 2 * pairs). */
+plx_status plx_params_rope(plx_params *params, plx_rope_layout layout, size_t head_dim, size_t pairs, double theta,
+                           const plx_rope **rope);
+
+/* ---- linear: y = x W^T + b, the one way that modules multiply by weights (adapters have their place here) ---- */
+
+typedef struct plx_linear {
+    size_t in, out;
+    plx_param *weight, *bias; /* bias NULL when absent */
+} plx_linear;
+
+/* The initialisers of the Contracts: matrices normal(0, .02) or, fan_in, normal(0, 1/sqrt(in)). `output` divides by
+ * sqrt(2 * layers). */
+plx_init plx_init_matrix(const plx_layer_shape *shape, size_t in, bool output);
+/* Defines NAME.weight [out, in] and, with bias, NAME.bias [out] = 0. */
+plx_status plx_linear_define(plx_params *params, plx_linear *linear, const char *name, size_t in, size_t out, bool bias, plx_init init);
+plx_status plx_linear_forward(plx_run *run, const plx_linear *linear, const void *x, size_t rows, void *y);
+/* y += x W^T + b */
+plx_status plx_linear_forward_add(plx_run *run, const plx_linear *linear, const void *x, size_t rows, void *y);
+/* Adds to the gradients of weight and bias (when trainable), and dx = dy W, or dx += with accumulate; dx NULL: not wanted. */
+plx_status plx_linear_backward(plx_run *run, const plx_linear *linear, const void *x, const void *dy, size_t rows, void *dx, bool accumulate);
+
+/* ---- norm ---- */
+typedef struct plx_norm {
+    bool layer;
+    double epsilon;
+    size_t width;
+    plx_param *weight, *bias; /* bias NULL for rms */
+} plx_norm;
+typedef struct plx_norm_saved { void *mean, *rstd; } plx_norm_saved;
+/* NAME.weight [width] = 1 and, for LayerNorm, NAME.bias = 0; neither decays. */
+plx_status plx_norm_define(plx_params *params, plx_norm *norm, const char *name, size_t width, bool layer, double epsilon);
+/* saved NULL: no backward follows. */
+plx_status plx_norm_forward(plx_run *run, const plx_norm *norm, const void *x, size_t rows, void *y, plx_norm_saved *saved);
+plx_status plx_norm_backward(plx_run *run, const plx_norm *norm, const plx_norm_saved *saved, const void *x, const void *dy,
+                             size_t rows, void *dx, bool accumulate);
+
+/* ---- rope ---- */
+/* Turns x [B*T, heads, head_dim] in place by the tokens' positions; inverse turns back. rope NULL: nothing. */
+plx_status plx_rope_apply(plx_run *run, const plx_rope *rope, void *x, size_t heads, bool inverse);
+
+#endif

@@ -1,0 +1,124 @@
+/* tokenizer.c - the list of tokenizers, the public calls, and encoders. */
+#include "text/tokenizer.h"
+
+#include <string.h>
+
+extern const plx_tokenizer_kind plx_tokenizer_bytes;
+
+static const plx_tokenizer_kind *const kinds[] = {&plx_tokenizer_bytes};
+#define PLX_KIND_COUNT (sizeof kinds / sizeof kinds[0])
+
+plx_status plx_tokenizer_open(plx_context *context, const char *name, plx_tokenizer **tokenizer)
+{
+    *tokenizer = NULL;
+    const plx_tokenizer_kind *kind = NULL;
+    for (size_t i = 0; i < PLX_KIND_COUNT; i++)
+        if (name != NULL && strcmp(kinds[i]->name, name) == 0) kind = kinds[i];
+    if (kind == NULL)
+        return plx_fail(context, PLX_ERROR_VALUE, "unknown tokenizer '%.64s'; there is: bytes",
+                        name != NULL ? name : "");
+    plx_tokenizer *self = plx_alloc(context, sizeof *self);
+    if (self == NULL) return PLX_ERROR_MEMORY;
+    self->context = context;
+    plx_status status = PLX_OK;
+    if (kind->state_size > 0 && (self->state = plx_alloc(context, kind->state_size)) == NULL) status = PLX_ERROR_MEMORY;
+    if (status == PLX_OK) {
+        self->kind = kind;
+        status = kind->open(self);
+    }
+    if (status == PLX_OK)
+        *tokenizer = self;
+    else
+        plx_tokenizer_free(self);
+    return status;
+}
+
+void plx_tokenizer_free(plx_tokenizer *tokenizer)
+{
+    if (tokenizer == NULL) return;
+    if (tokenizer->kind != NULL && tokenizer->kind->close != NULL) tokenizer->kind->close(tokenizer);
+    plx_free(tokenizer->context, tokenizer->state);
+    plx_free(tokenizer->context, tokenizer);
+}
+
+size_t plx_tokenizer_vocab_size(const plx_tokenizer *tokenizer) { return tokenizer->vocab_size; }
+
+int32_t plx_tokenizer_separator(const plx_tokenizer *tokenizer) { return tokenizer->separator; }
+
+plx_status plx_tokenizer_encode(plx_tokenizer *tokenizer, const char *text, size_t bytes, int32_t **tokens,
+                                size_t *count)
+{
+    plx_encoder encoder = plx_encoder_make(tokenizer);
+    plx_status status = plx_encoder_reserve(&encoder, 1); /* so that no text gives an empty list, not NULL */
+    if (status == PLX_OK) status = plx_encoder_feed(&encoder, text, bytes, true);
+    if (status == PLX_OK) {
+        *tokens = encoder.tokens;
+        *count = encoder.count;
+        encoder.tokens = NULL;
+    }
+    plx_encoder_release(&encoder);
+    return status;
+}
+
+void plx_tokens_free(plx_tokenizer *tokenizer, int32_t *tokens) { plx_free(tokenizer->context, tokens); }
+
+plx_status plx_tokenizer_decode(plx_tokenizer *tokenizer, int32_t token, char *text, size_t *bytes)
+{
+    char local[PLX_TOKEN_BYTES_MOST];
+    if (token < 0 || (size_t)token >= tokenizer->vocab_size)
+        return plx_fail(tokenizer->context, PLX_ERROR_VALUE, "token %d is not in the vocabulary of %zu", (int)token,
+                        tokenizer->vocab_size);
+    size_t count = tokenizer->kind->decode(tokenizer, token, local);
+    if (count > *bytes)
+        return plx_fail(tokenizer->context, PLX_ERROR_VALUE, "token %d has %zu bytes, there is room for %zu",
+                        (int)token, count, *bytes);
+    if (count > 0) memcpy(text, local, count);
+    *bytes = count;
+    return PLX_OK;
+}
+
+size_t plx_token_byte_count(const plx_tokenizer *tokenizer, int32_t token)
+{
+    char local[PLX_TOKEN_BYTES_MOST];
+    if (token < 0 || (size_t)token >= tokenizer->vocab_size) return 0;
+    return tokenizer->kind->decode(tokenizer, token, local);
+}
+
+/* ---- encoders ---- */
+
+plx_encoder plx_encoder_make(plx_tokenizer *tokenizer) { return (plx_encoder){.tokenizer = tokenizer}; }
+
+void plx_encoder_release(plx_encoder *encoder)
+{
+    if (encoder->tokenizer == NULL) return;
+    plx_free(encoder->tokenizer->context, encoder->tail);
+    plx_free(encoder->tokenizer->context, encoder->tokens);
+    *encoder = (plx_encoder){.tokenizer = encoder->tokenizer};
+}
+
+plx_status plx_encoder_reserve(plx_encoder *encoder, size_t count)
+{
+    plx_context *context = encoder->tokenizer->context;
+    size_t needed, capacity, bytes;
+    if (!plx_add_sizes(encoder->count, count, &needed) || !plx_multiply_sizes(needed, 2, &capacity) ||
+        !plx_multiply_sizes(capacity, sizeof *encoder->tokens, &bytes))
+        return plx_fail(context, PLX_ERROR_MEMORY, "a text of %zu bytes is too long to hold", count);
+    if (needed <= encoder->capacity) return PLX_OK;
+    int32_t *grown = plx_grow(context, encoder->tokens, encoder->capacity * sizeof *grown, bytes);
+    if (grown == NULL) return PLX_ERROR_MEMORY;
+    encoder->tokens = grown;
+    encoder->capacity = capacity;
+    return PLX_OK;
+}
+
+plx_status plx_encoder_append(plx_encoder *encoder, int32_t token)
+{
+    PLX_TRY(plx_encoder_reserve(encoder, 1));
+    encoder->tokens[encoder->count++] = token;
+    return PLX_OK;
+}
+
+plx_status plx_encoder_feed(plx_encoder *encoder, const char *text, size_t bytes, bool last)
+{
+    return encoder->tokenizer->kind->encode(encoder, text, bytes, last);
+}

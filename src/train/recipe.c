@@ -1,0 +1,407 @@
+/* recipe.c - reads a recipe: one YAML file that says everything about a run (docs/recipes.md).
+ *
+ * The model section is a config.json whose vocabulary, length and tokenizer come from the data section and whose layers
+ * may carry `repeat: n`. It becomes a full config as a tree of nodes that keep the recipe's lines, so that the one
+ * reader of configs (model/config.c) and every mixer's own complain about the right line of the recipe. */
+#include "train/train.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { LAYERS_MOST = 4096, ROWS_MOST = 1 << 20 };
+static const size_t STEPS_MOST = (size_t)1 << 40;
+static const double LR_MOST = 1e6;
+
+/* ---- building a tree of nodes ---- */
+
+static plx_node *make_node(plx_context *context, plx_node_kind kind, const char *key, const char *text,
+                           const plx_node *place)
+{
+    plx_node *node = plx_alloc(context, sizeof *node);
+    if (node == NULL) return NULL;
+    node->kind = kind;
+    node->file = place->file;
+    node->line = place->line;
+    bool ok = true;
+    if (key != NULL) ok = (node->key = plx_strdup(context, key)) != NULL;
+    if (ok && text != NULL) ok = (node->text = plx_strdup(context, text)) != NULL;
+    if (ok) return node;
+    plx_free(context, node->key);
+    plx_free(context, node);
+    return NULL;
+}
+
+/* Takes child over, also when it is NULL (memory was short: false). */
+static bool add_child(plx_node *parent, plx_node *child)
+{
+    plx_node **end = &parent->child;
+    if (child == NULL) return false;
+    while (*end != NULL) end = &(*end)->next;
+    *end = child;
+    parent->count++;
+    return true;
+}
+
+/* Copies `from` and what it holds, but for children named `skip`, to the end of parent. */
+static bool add_copy(plx_context *context, plx_node *parent, const plx_node *from, const char *skip)
+{
+    plx_node *copy = make_node(context, from->kind, from->key, from->text, from);
+    if (!add_child(parent, copy)) return false;
+    copy->number = from->number;
+    copy->truth = from->truth;
+    for (const plx_node *child = from->child; child != NULL; child = child->next) {
+        if (skip != NULL && child->key != NULL && strcmp(child->key, skip) == 0) continue;
+        if (!add_copy(context, copy, child, NULL)) return false;
+    }
+    return true;
+}
+
+static bool add_number(plx_context *context, plx_node *map, const char *key, double value)
+{
+    char text[40];
+    snprintf(text, sizeof text, "%.0f", value);
+    plx_node *node = make_node(context, PLX_NODE_NUMBER, key, text, map);
+    if (node != NULL) node->number = value;
+    return add_child(map, node);
+}
+
+char *plx_json_text(const json_t *object)
+{
+    char *text = json_dumps(object, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
+    json_t *again = text == NULL ? NULL : json_loads(text, 0, NULL);
+    if (again != NULL && !json_equal(object, again)) { /* a number needs more digits than people write */
+        free(text);
+        text = json_dumps(object, JSON_INDENT(2) | JSON_REAL_PRECISION(17));
+    }
+    json_decref(again);
+    return text;
+}
+
+/* ---- the model section ---- */
+
+static plx_status add_layers(plx_context *context, plx_node *config, const plx_node *layers)
+{
+    plx_node *list = make_node(context, PLX_NODE_LIST, "layers", NULL, layers);
+    if (!add_child(config, list)) return PLX_ERROR_MEMORY;
+    for (const plx_node *item = layers->child; item != NULL; item = item->next) {
+        size_t repeat = 1;
+        if (item->kind == PLX_NODE_MAP) {
+            plx_keys keys; /* not closed: the other keys are for the config's reader */
+            PLX_TRY(plx_keys_open(&keys, context, item, "layers"));
+            PLX_TRY(plx_keys_size(&keys, "repeat", &repeat, 1, LAYERS_MOST));
+            if (list->count + repeat > LAYERS_MOST) {
+                return plx_keys_fail(&keys, "repeat", "more than %d layers", LAYERS_MOST);
+            }
+        }
+        for (size_t i = 0; i < repeat; i++) {
+            if (!add_copy(context, list, item, "repeat")) return PLX_ERROR_MEMORY;
+        }
+    }
+    return PLX_OK;
+}
+
+/* The config's tree, the caller's (freed with plx_node_free): the model section, completed from the data section. */
+static plx_status build_config(const plx_recipe *recipe, plx_node **result)
+{
+    plx_context *context = recipe->context;
+    const plx_node *section = plx_recipe_section(recipe, "model");
+    const plx_data_description *data = &recipe->data;
+    plx_status status = PLX_OK;
+    plx_keys keys;
+    PLX_TRY(plx_keys_open(&keys, context, section, "model"));
+
+    size_t vocab_size = data->vocab_size, positions = data->sequence_length;
+    PLX_TRY(plx_keys_size(&keys, "vocab_size", &vocab_size, 1, INT32_MAX));
+    if (vocab_size != data->vocab_size) {
+        return plx_keys_fail(&keys, "vocab_size", "%zu is given and the data has %zu: leave it out", vocab_size,
+                             data->vocab_size);
+    }
+    PLX_TRY(plx_keys_size(&keys, "max_position_embeddings", &positions, 1, INT32_MAX));
+    if (positions < data->sequence_length) {
+        return plx_keys_fail(&keys, "max_position_embeddings", "%zu is less than the data's sequence_length, %zu",
+                             positions, data->sequence_length);
+    }
+
+    plx_node *config = make_node(context, PLX_NODE_MAP, NULL, NULL, section);
+    if (config == NULL) return PLX_ERROR_MEMORY;
+    config->file = plx_strdup(context, section->file != NULL ? section->file : recipe->path); /* a root owns its file */
+    if (config->file == NULL) { status = PLX_ERROR_MEMORY; goto done; }
+    for (const plx_node *child = section->child; child != NULL && status == PLX_OK; child = child->next) {
+        if (strcmp(child->key, "layers") == 0 && child->kind == PLX_NODE_LIST) {
+            status = add_layers(context, config, child);
+        } else if (!add_copy(context, config, child, NULL)) {
+            status = PLX_ERROR_MEMORY;
+        }
+    }
+    const struct { const char *key; double value; bool wanted; } completed[] = {
+        {"vocab_size", (double)vocab_size, true},
+        {"max_position_embeddings", (double)positions, true},
+        {"bos_token_id", (double)data->separator, data->separator >= 0},
+        {"eos_token_id", (double)data->separator, data->separator >= 0},
+    };
+    for (size_t i = 0; status == PLX_OK && i < sizeof completed / sizeof completed[0]; i++) {
+        if (!completed[i].wanted || plx_node_find(config, completed[i].key) != NULL) continue;
+        if (!add_number(context, config, completed[i].key, completed[i].value)) status = PLX_ERROR_MEMORY;
+    }
+    if (status == PLX_OK && data->tokenizer[0] != '\0' && plx_node_find(config, "tokenizer") == NULL
+        && !add_child(config, make_node(context, PLX_NODE_STRING, "tokenizer", data->tokenizer, config))) {
+        status = PLX_ERROR_MEMORY;
+    }
+done:
+    if (status == PLX_OK) *result = config;
+    else plx_node_free(context, config);
+    return status;
+}
+
+/* Sets config_text to the resolved config. */
+static plx_status read_model(plx_recipe *recipe)
+{
+    plx_context *context = recipe->context;
+    plx_node *tree = NULL;
+    plx_config config;
+    PLX_TRY(build_config(recipe, &tree));
+    plx_status status = plx_config_parse(context, tree, &config);
+    plx_node_free(context, tree);
+    if (status != PLX_OK) return status;
+    if (recipe->options.recompute > config.layer_count) recipe->options.recompute = config.layer_count;
+    json_t *object = plx_config_describe(&config);
+    char *text = object == NULL ? NULL : plx_json_text(object);
+    plx_config_release(context, &config);
+    if (text == NULL) {
+        status = plx_fail(context, PLX_ERROR_MEMORY, "out of memory for the config of %s", recipe->path);
+    } else if ((recipe->config_text = plx_strdup(context, text)) == NULL) {
+        status = PLX_ERROR_MEMORY;
+    }
+    json_decref(object);
+    free(text);
+    return status;
+}
+
+/* ---- the other sections ---- */
+
+/* freeze: one shell pattern of tensor names, or a list of them. */
+static plx_status read_freeze(plx_recipe *recipe, plx_keys *keys)
+{
+    const plx_node *node = plx_keys_node(keys, "freeze");
+    bool ok = node == NULL || node->kind == PLX_NODE_STRING || node->kind == PLX_NODE_LIST
+        || node->kind == PLX_NODE_NULL;
+    for (const plx_node *item = ok && node != NULL ? node->child : NULL; item != NULL; item = item->next) {
+        ok = ok && item->kind == PLX_NODE_STRING;
+    }
+    if (!ok) return plx_keys_fail(keys, "freeze", "a list of patterns of tensor names is expected, as [\"*.ffn.*\"]");
+    recipe->freeze = node != NULL && node->kind != PLX_NODE_NULL ? node : NULL;
+    return PLX_OK;
+}
+
+/* recompute: none, all, or the number of layers. */
+static plx_status read_recompute(plx_recipe *recipe, plx_keys *keys)
+{
+    const plx_node *node = plx_keys_node(keys, "recompute");
+    int which = 0;
+    if (node == NULL || node->kind != PLX_NODE_STRING) {
+        return plx_keys_size(keys, "recompute", &recipe->options.recompute, 0, LAYERS_MOST);
+    }
+    PLX_TRY(plx_keys_choice(keys, "recompute", "none|all", &which));
+    recipe->options.recompute = which == 1 ? LAYERS_MOST : 0; /* lowered to the number of layers by read_model */
+    return PLX_OK;
+}
+
+static plx_status read_train(plx_recipe *recipe)
+{
+    plx_train_options *options = &recipe->options;
+    int schedule = PLX_SCHEDULE_COSINE, precision = 0;
+    size_t seed = 0;
+    plx_keys keys;
+    *options = plx_train_defaults();
+    recipe->batch_size = 16;
+    recipe->accumulate = 1;
+    recipe->eval_every = recipe->save_every = 200;
+    recipe->log_every = 1;
+    recipe->keep = 3;
+    recipe->sample_prompt = "";
+
+    PLX_TRY(plx_keys_open(&keys, recipe->context, plx_recipe_section(recipe, "train"), "train"));
+    const struct { const char *key; size_t *value, least, most; } sizes[] = {
+        {"steps", &options->steps, 1, STEPS_MOST},
+        {"batch_size", &recipe->batch_size, 1, ROWS_MOST},
+        {"accumulate", &recipe->accumulate, 1, ROWS_MOST},
+        {"warmup_steps", &options->warmup_steps, 0, STEPS_MOST},
+        {"decay_steps", &options->decay_steps, 0, STEPS_MOST},
+        {"seed", &seed, 0, INT64_MAX},
+        {"eval_every", &recipe->eval_every, 0, STEPS_MOST},
+        {"eval_rows", &recipe->eval_rows, 0, STEPS_MOST},
+        {"save_every", &recipe->save_every, 0, STEPS_MOST},
+        {"sample_every", &recipe->sample_every, 0, STEPS_MOST},
+        {"log_every", &recipe->log_every, 1, STEPS_MOST},
+        {"keep", &recipe->keep, 0, STEPS_MOST},
+    };
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        PLX_TRY(plx_keys_size(&keys, sizes[i].key, sizes[i].value, sizes[i].least, sizes[i].most));
+    }
+    const double below_one = nextafter(1.0, 0.0);
+    const struct { const char *key; double *value, least, most; } reals[] = {
+        {"lr", &options->lr, 0, LR_MOST},
+        {"min_lr_ratio", &options->min_lr_ratio, 0, 1},
+        {"weight_decay", &options->weight_decay, 0, LR_MOST},
+        {"beta1", &options->beta1, 0, below_one},
+        {"beta2", &options->beta2, 0, below_one},
+        {"epsilon", &options->epsilon, 1e-30, 1},
+        {"grad_clip", &options->grad_clip, 0, 1e30},
+        {"z_loss", &options->z_loss, 0, LR_MOST},
+    };
+    for (size_t i = 0; i < sizeof reals / sizeof reals[0]; i++) {
+        PLX_TRY(plx_keys_real(&keys, reals[i].key, reals[i].value, reals[i].least, reals[i].most));
+    }
+    PLX_TRY(plx_keys_choice(&keys, "schedule", "cosine|wsd|constant", &schedule));
+    PLX_TRY(plx_keys_choice(&keys, "precision", "f32|bf16", &precision));
+    if (precision != 0) return plx_keys_fail(&keys, "precision", "training in bf16 is not there yet: use f32");
+    PLX_TRY(plx_keys_string(&keys, "sample_prompt", &recipe->sample_prompt));
+    PLX_TRY(read_recompute(recipe, &keys));
+    PLX_TRY(read_freeze(recipe, &keys));
+    if (recipe->batch_size * recipe->accumulate > ROWS_MOST) {
+        return plx_keys_fail(&keys, "accumulate", "batch_size times accumulate is more than %d rows a step", ROWS_MOST);
+    }
+    options->schedule = (plx_schedule)schedule;
+    options->seed = recipe->seed = seed;
+    return plx_keys_close(&keys);
+}
+
+static plx_status read_sample(plx_recipe *recipe)
+{
+    plx_sampling *sampling = &recipe->sample.sampling;
+    size_t seed = 0;
+    plx_keys keys;
+    recipe->sample = plx_generate_defaults();
+    recipe->sample.max_tokens = 200;
+    sampling->temperature = 0.8;
+    PLX_TRY(plx_keys_open(&keys, recipe->context, plx_recipe_section(recipe, "sample"), "sample"));
+    PLX_TRY(plx_keys_size(&keys, "max_tokens", &recipe->sample.max_tokens, 1, 1 << 20));
+    PLX_TRY(plx_keys_size(&keys, "top_k", &sampling->top_k, 0, INT32_MAX));
+    PLX_TRY(plx_keys_size(&keys, "seed", &seed, 0, INT64_MAX));
+    PLX_TRY(plx_keys_real(&keys, "temperature", &sampling->temperature, 0, 1e6));
+    PLX_TRY(plx_keys_real(&keys, "top_p", &sampling->top_p, 1e-9, 1));
+    PLX_TRY(plx_keys_real(&keys, "min_p", &sampling->min_p, 0, 1));
+    PLX_TRY(plx_keys_real(&keys, "repetition_penalty", &sampling->repetition_penalty, 1e-3, 1e3));
+    sampling->seed = seed;
+    return plx_keys_close(&keys);
+}
+
+/* The sections themselves and `out`. */
+static plx_status read_top(plx_recipe *recipe)
+{
+    static const char *const needed[] = {"model", "data"};
+    const char *out = NULL;
+    plx_keys keys;
+    PLX_TRY(plx_keys_open(&keys, recipe->context, recipe->root, "the recipe"));
+    for (size_t i = 0; i < sizeof needed / sizeof needed[0]; i++) {
+        const plx_node *section = plx_keys_node(&keys, needed[i]);
+        if (section == NULL || section->kind != PLX_NODE_MAP) {
+            return plx_fail(recipe->context, PLX_ERROR_VALUE,
+                            "%s: a section '%s' is needed, with keys below it (docs/recipes.md)",
+                            recipe->path, needed[i]);
+        }
+    }
+    plx_keys_node(&keys, "train");
+    plx_keys_node(&keys, "sample");
+    PLX_TRY(plx_keys_string(&keys, "out", &out));
+    if (out == NULL || out[0] == '\0') {
+        return plx_fail(recipe->context, PLX_ERROR_VALUE, "%s: 'out' is needed: the directory of the run",
+                        recipe->path);
+    }
+    PLX_TRY(plx_keys_close(&keys));
+    recipe->out = plx_strdup(recipe->context, out);
+    return recipe->out == NULL ? PLX_ERROR_MEMORY : PLX_OK;
+}
+
+/* ---- public ---- */
+
+plx_status plx_recipe_load(plx_context *context, const char *path, const char *const *overrides, size_t count,
+                           plx_recipe **result)
+{
+    plx_status status = PLX_OK;
+    plx_recipe *recipe = plx_alloc(context, sizeof *recipe);
+    if (recipe == NULL) return PLX_ERROR_MEMORY;
+    recipe->context = context;
+    recipe->path = plx_strdup(context, path);
+    if (recipe->path == NULL) { status = PLX_ERROR_MEMORY; goto done; }
+    PLX_TRY_GOTO(status, done, plx_node_read_yaml(context, path, &recipe->root));
+    for (size_t i = 0; i < count; i++) PLX_TRY_GOTO(status, done, plx_node_set(context, recipe->root, overrides[i]));
+    PLX_TRY_GOTO(status, done, read_top(recipe));
+    PLX_TRY_GOTO(status, done, read_train(recipe));
+    PLX_TRY_GOTO(status, done, read_sample(recipe));
+    PLX_TRY_GOTO(status, done, plx_data_describe(context, plx_recipe_section(recipe, "data"), &recipe->data));
+    PLX_TRY_GOTO(status, done, read_model(recipe));
+    *result = recipe;
+    recipe = NULL;
+done:
+    plx_recipe_free(recipe);
+    return status;
+}
+
+void plx_recipe_free(plx_recipe *recipe)
+{
+    if (recipe == NULL) return;
+    plx_context *context = recipe->context;
+    plx_node_free(context, recipe->root);
+    plx_free(context, recipe->config_text);
+    plx_free(context, recipe->out);
+    plx_free(context, recipe->path);
+    plx_free(context, recipe);
+}
+
+const char *plx_recipe_out(const plx_recipe *recipe)
+{
+    return recipe->out;
+}
+
+const char *plx_recipe_config(const plx_recipe *recipe)
+{
+    return recipe->config_text;
+}
+
+const plx_node *plx_recipe_section(const plx_recipe *recipe, const char *name)
+{
+    const plx_node *section = plx_node_find(recipe->root, name);
+    return section != NULL && section->kind == PLX_NODE_NULL ? NULL : section;
+}
+
+json_t *plx_recipe_describe(const plx_recipe *recipe)
+{
+    static const char *const schedules[] = {"cosine", "wsd", "constant"};
+    const plx_train_options *options = &recipe->options;
+    const plx_sampling *sampling = &recipe->sample.sampling;
+    json_t *train = json_pack("{s:I, s:I, s:I, s:f, s:I, s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f}",
+        "steps", (json_int_t)options->steps, "batch_size", (json_int_t)recipe->batch_size,
+        "accumulate", (json_int_t)recipe->accumulate, "lr", options->lr,
+        "warmup_steps", (json_int_t)options->warmup_steps,
+        "schedule", schedules[options->schedule], "decay_steps", (json_int_t)options->decay_steps,
+        "min_lr_ratio", options->min_lr_ratio, "weight_decay", options->weight_decay, "beta1", options->beta1,
+        "beta2", options->beta2, "epsilon", options->epsilon, "grad_clip", options->grad_clip,
+        "z_loss", options->z_loss);
+    json_t *more = json_pack("{s:I, s:I, s:I, s:I, s:I, s:s, s:I, s:s, s:I, s:I, s:o}",
+        "seed", (json_int_t)recipe->seed, "eval_every", (json_int_t)recipe->eval_every,
+        "eval_rows", (json_int_t)recipe->eval_rows, "save_every", (json_int_t)recipe->save_every,
+        "sample_every", (json_int_t)recipe->sample_every, "sample_prompt", recipe->sample_prompt,
+        "log_every", (json_int_t)recipe->log_every, "precision", "f32", "keep", (json_int_t)recipe->keep,
+        "recompute", (json_int_t)options->recompute,
+        "freeze", recipe->freeze != NULL ? plx_node_to_json(recipe->freeze) : json_null());
+    json_t *sample = json_pack("{s:I, s:f, s:I, s:f, s:f, s:f, s:I}",
+        "max_tokens", (json_int_t)recipe->sample.max_tokens, "temperature", sampling->temperature,
+        "top_k", (json_int_t)sampling->top_k, "top_p", sampling->top_p, "min_p", sampling->min_p,
+        "repetition_penalty", sampling->repetition_penalty, "seed", (json_int_t)sampling->seed);
+    json_t *model = json_loads(recipe->config_text, 0, NULL);
+    json_t *data = plx_node_to_json(plx_recipe_section(recipe, "data"));
+    bool ok = train != NULL && more != NULL && json_object_update(train, more) == 0;
+    json_decref(more);
+    if (ok) { /* takes them over, and is NULL when one is NULL */
+        return json_pack("{s:o, s:o, s:o, s:o, s:s}", "model", model, "data", data, "train", train, "sample", sample,
+                         "out", recipe->out);
+    }
+    json_decref(model);
+    json_decref(data);
+    json_decref(train);
+    json_decref(sample);
+    return NULL;
+}

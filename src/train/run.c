@@ -1,0 +1,500 @@
+/* run.c - a training run from recipe to final checkpoint: the loop round plx_trainer_step.
+ *
+ * Nothing in a run depends on when it was interrupted: the rows of step s are (s-1) * batch_size * accumulate and on,
+ * the learning rate and dropout are functions of s, and a checkpoint holds the weights, the moments and s. So a
+ * killed run resumed from `latest` takes the same steps again, bit for bit. Order within a step: train, log,
+ * evaluate, sample, save. */
+#include "io/files.h"
+#include "train/logs.h"
+#include "train/rundir.h"
+#include "train/train.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef struct training {
+    plx_context *context;
+    const plx_recipe *recipe;
+    const plx_run_options *options;
+    plx_run_result *result;
+    plx_model *model;
+    plx_trainer *trainer;
+    plx_data *data;
+    plx_tokenizer *tokenizer;  /* NULL: no samples */
+    plx_logs *logs;
+    plx_batch *parts;          /* [accumulate] of a step */
+    int lock;
+
+    size_t saved;              /* step of `latest` */
+    size_t evaluated, sampled; /* steps of the last evaluation and sample */
+    double peak_flops;         /* measured, a second; 0: unknown */
+    double began;              /* plx_seconds() when this process's first step began */
+    double seconds_before;     /* of training in earlier processes */
+    size_t first;              /* steps done before this process */
+    double step_seconds;       /* in plx_trainer_step and its data, this process */
+    size_t step_tokens;
+    double logged_seconds;     /* those figures at the last log line */
+    size_t logged_tokens;
+} training;
+
+/* Whether something due every `every` steps (0: only at the end) is due now. */
+static bool is_due(const training *run, size_t every)
+{
+    size_t step = run->trainer->step;
+    return step == run->recipe->options.steps || (every > 0 && step > 0 && step % every == 0);
+}
+
+static plx_run_event event_of(const training *run, plx_run_event_kind kind)
+{
+    return (plx_run_event){.kind = kind, .step = run->trainer->step, .steps = run->recipe->options.steps,
+                           .tokens = run->result->tokens};
+}
+
+static void tell(const training *run, const plx_run_event *event)
+{
+    if (run->options->event != NULL) run->options->event(run->options->user, event);
+}
+
+/* ---- checkpoints ---- */
+
+/* What of the recipe a resumed run must share with the run it goes on from. */
+static json_t *identity(const plx_recipe *recipe)
+{
+    json_t *model = json_loads(recipe->config_text, 0, NULL);
+    json_t *data = plx_node_to_json(plx_recipe_section(recipe, "data"));
+    return json_pack("{s:o, s:o, s:I, s:I, s:I}", "model", model, "data", data, "seed", (json_int_t)recipe->seed,
+                     "batch_size", (json_int_t)recipe->batch_size, "accumulate", (json_int_t)recipe->accumulate);
+}
+
+static json_t *number_or_null(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
+static json_t *run_state(const training *run)
+{
+    const plx_run_result *result = run->result;
+    double seconds = run->seconds_before + plx_seconds() - run->began;
+    return json_pack("{s:o, s:I, s:f, s:I, s:I, s:o, s:o, s:o, s:o}", "recipe", identity(run->recipe),
+                     "tokens", (json_int_t)result->tokens, "seconds", seconds, "evaluated", (json_int_t)run->evaluated,
+                     "sampled", (json_int_t)run->sampled, "train_loss", number_or_null(result->train_loss),
+                     "valid_loss", number_or_null(result->valid_loss),
+                     "valid_bits_per_byte", number_or_null(result->valid_bits_per_byte),
+                     "valid_accuracy", number_or_null(result->valid_accuracy));
+}
+
+static double real_of(const json_t *state, const char *key)
+{
+    const json_t *value = json_object_get(state, key);
+    return json_is_number(value) ? json_number_value(value) : NAN;
+}
+
+static size_t size_of(const json_t *state, const char *key)
+{
+    json_int_t value = json_integer_value(json_object_get(state, key));
+    return value > 0 ? (size_t)value : 0;
+}
+
+/* Refuses to go on from a checkpoint of another model, data or order of rows. */
+static plx_status check_identity(const training *run, const json_t *state, const char *directory)
+{
+    static const char *const keys[] = {"model", "data", "seed", "batch_size", "accumulate"};
+    plx_status status = PLX_OK;
+    const json_t *theirs = json_object_get(state, "recipe");
+    json_t *ours = identity(run->recipe);
+    if (ours == NULL) return plx_fail(run->context, PLX_ERROR_MEMORY, "out of memory for the state of the run");
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0] && status == PLX_OK; i++) {
+        if (json_equal(json_object_get(ours, keys[i]), json_object_get(theirs, keys[i]))) continue;
+        status = plx_fail(run->context, PLX_ERROR_VALUE,
+                          "%s: %s is not what it was when %s was written: a resumed run needs the"
+                          " same; for another, choose another out", run->recipe->path, keys[i], directory);
+    }
+    json_decref(ours);
+    return status;
+}
+
+static plx_status restore(training *run, size_t step)
+{
+    plx_run_result *result = run->result;
+    json_t *state = NULL;
+    char *directory = plx_rundir_checkpoint(run->context, run->recipe->out, step);
+    if (directory == NULL) return PLX_ERROR_MEMORY;
+    plx_status status = PLX_OK;
+    if (!plx_file_exists(directory)) {
+        status = plx_fail(run->context, PLX_ERROR_FILE,
+                          "%s/latest names %s, which is not there: put another checkpoint's name"
+                          " into it", run->recipe->out, directory);
+    }
+    /* Before the tensors: a change of the model should be called that, not a missing tensor. */
+    if (status == PLX_OK) status = plx_checkpoint_read_state(run->context, directory, &state);
+    if (status == PLX_OK) status = check_identity(run, state, directory);
+    json_decref(state);
+    state = NULL;
+    if (status == PLX_OK) status = plx_checkpoint_load(run->trainer, directory, &state);
+    if (status == PLX_OK && run->trainer->step != step) {
+        status = plx_fail(run->context, PLX_ERROR_FORMAT, "%s says that it is step %zu", directory, run->trainer->step);
+    }
+    if (status == PLX_OK) {
+        run->saved = run->first = step;
+        run->evaluated = size_of(state, "evaluated");
+        run->sampled = size_of(state, "sampled");
+        run->seconds_before = fmax(real_of(state, "seconds"), 0);
+        result->step = step;
+        result->tokens = size_of(state, "tokens");
+        result->train_loss = real_of(state, "train_loss");
+        result->valid_loss = real_of(state, "valid_loss");
+        result->valid_bits_per_byte = real_of(state, "valid_bits_per_byte");
+        result->valid_accuracy = real_of(state, "valid_accuracy");
+    }
+    json_decref(state);
+    plx_free(run->context, directory);
+    return status;
+}
+
+static plx_status save(training *run)
+{
+    plx_context *context = run->context;
+    const plx_recipe *recipe = run->recipe;
+    const size_t step = run->trainer->step;
+    plx_status status = PLX_OK;
+    if (run->saved == step) return PLX_OK;
+    json_t *state = run_state(run);
+    char *directory = plx_rundir_checkpoint(context, recipe->out, step);
+    if (state == NULL || directory == NULL) {
+        status = plx_fail(context, PLX_ERROR_MEMORY, "out of memory for the state of the run");
+        goto done;
+    }
+    PLX_TRY_GOTO(status, done, plx_checkpoint_save(run->trainer, directory, state));
+    status = plx_rundir_set_latest(context, recipe->out, step);
+    if (status != PLX_OK) {
+        /* Without `latest` naming it, it would stand in the way of a later attempt. */
+        plx_error first = context->error;
+        plx_directory_remove(context, directory);
+        context->error = first;
+        goto done;
+    }
+    run->saved = step;
+    if (recipe->keep > 0) status = plx_rundir_prune(context, recipe->out, step, recipe->keep);
+    if (status == PLX_ERROR_FILE) {
+        plx_log(context, PLX_LOG_WARNING, "an old checkpoint stays: %s", plx_context_error(context)->message);
+        status = PLX_OK;
+    }
+    plx_run_event event = event_of(run, PLX_RUN_SAVED);
+    event.text = directory;
+    tell(run, &event);
+done:
+    json_decref(state);
+    plx_free(context, directory);
+    return status;
+}
+
+/* A save in the middle of a run that fails for want of space or permission does not end the run. */
+static plx_status save_if_possible(training *run)
+{
+    plx_status status = save(run);
+    if (status != PLX_ERROR_FILE) return status;
+    plx_log(run->context, PLX_LOG_WARNING, "step %zu was not saved, training goes on: %s", run->trainer->step,
+            plx_context_error(run->context)->message);
+    return PLX_OK;
+}
+
+/* ---- the parts of a step ---- */
+
+static plx_status train_step(training *run, plx_step_report *report)
+{
+    const plx_recipe *recipe = run->recipe;
+    const double before = plx_seconds();
+    const size_t rows = recipe->batch_size * recipe->accumulate;
+    plx_batch batch;
+
+    PLX_TRY(plx_data_train(run->data, (uint64_t)run->trainer->step * rows, rows, &batch));
+    for (size_t i = 0; i < recipe->accumulate; i++) {
+        const size_t from = i * recipe->batch_size * batch.length;
+        run->parts[i] = (plx_batch){
+            .rows = recipe->batch_size, .length = batch.length,
+            .inputs = batch.inputs + from, .targets = batch.targets + from,
+            .mask = batch.mask == NULL ? NULL : batch.mask + from,
+            .start = batch.start == NULL ? NULL : batch.start + from,
+        };
+    }
+    PLX_TRY(plx_trainer_step(run->trainer, run->parts, recipe->accumulate, report));
+    run->step_seconds += plx_seconds() - before;
+    run->step_tokens += report->tokens;
+    run->result->step = run->trainer->step;
+    run->result->tokens += report->tokens;
+    run->result->train_loss = report->loss;
+    if (run->step_seconds > 0) run->result->tokens_per_second = (double)run->step_tokens / run->step_seconds;
+    return PLX_OK;
+}
+
+/* Once, after the first second of training: short runs are not kept waiting for it. */
+static void measure_peak(training *run)
+{
+    plx_machine machine;
+    if (run->peak_flops > 0 || run->options->event == NULL || run->step_seconds < 1) return;
+    if (plx_machine_measure(run->context, &machine) == PLX_OK) run->peak_flops = machine.peak_gflops * 1e9;
+}
+
+static void log_step(training *run, const plx_step_report *report)
+{
+    measure_peak(run);
+    const double now = plx_seconds() - run->began;
+    const double seconds = run->step_seconds - run->logged_seconds;
+    const size_t tokens = run->step_tokens - run->logged_tokens, here = run->trainer->step - run->first;
+    plx_run_event event = event_of(run, PLX_RUN_STEP);
+    event.loss = report->loss;
+    event.lr = report->lr;
+    event.grad_norm = report->grad_norm;
+    event.tokens_per_second = seconds > 0 ? (double)tokens / seconds : 0;
+    /* Backward multiplies twice for each product of forward. */
+    if (run->peak_flops > 0) {
+        event.peak_fraction = event.tokens_per_second * 3 * run->result->flops_per_token / run->peak_flops;
+    }
+    event.seconds = run->seconds_before + now;
+    event.seconds_left = now / (double)here * (double)(event.steps - event.step);
+    run->logged_seconds = run->step_seconds;
+    run->logged_tokens = run->step_tokens;
+    plx_logs_step(run->logs, &event);
+    tell(run, &event);
+}
+
+/* Scores the held-out rows, or the first eval_rows of them. CANCELLED leaves the last evaluation as it was. */
+static plx_status evaluate(training *run)
+{
+    const plx_recipe *recipe = run->recipe;
+    uint64_t rows = plx_data_valid_rows(run->data);
+    if (recipe->eval_rows > 0 && recipe->eval_rows < rows) rows = recipe->eval_rows;
+    if (rows == 0 || run->evaluated == run->trainer->step) return PLX_OK;
+
+    plx_score score = {0};
+    size_t bytes = 0;
+    for (uint64_t first = 0; first < rows; first += recipe->batch_size) {
+        const size_t count = rows - first < recipe->batch_size ? (size_t)(rows - first) : recipe->batch_size;
+        plx_batch batch;
+        size_t batch_bytes = 0;
+        PLX_TRY(plx_check_cancel(run->context));
+        PLX_TRY(plx_data_valid(run->data, first, count, &batch, &batch_bytes));
+        if (batch.rows == 0) break;
+        PLX_TRY(plx_model_score(run->model, &batch, &score));
+        bytes += batch_bytes;
+        plx_progress(run->context, "evaluating", (double)(first + count), (double)rows);
+    }
+    if (!(score.weight > 0)) return PLX_OK;
+    plx_run_event event = event_of(run, PLX_RUN_EVALUATED);
+    event.valid_loss = score.loss_sum / score.weight;
+    event.valid_bits_per_byte = bytes > 0 ? score.loss_sum / M_LN2 / (double)bytes : -1;
+    event.valid_accuracy = recipe->data.task && score.tokens > 0 ? (double)score.correct / (double)score.tokens : -1;
+    run->evaluated = run->trainer->step;
+    run->result->valid_loss = event.valid_loss;
+    run->result->valid_bits_per_byte = event.valid_bits_per_byte;
+    run->result->valid_accuracy = event.valid_accuracy;
+    plx_logs_evaluation(run->logs, &event);
+    tell(run, &event);
+    return PLX_OK;
+}
+
+static plx_status sample(training *run)
+{
+    const plx_recipe *recipe = run->recipe;
+    plx_generated generated;
+    if (run->tokenizer == NULL || run->options->event == NULL || run->sampled == run->trainer->step) return PLX_OK;
+    PLX_TRY(plx_generate(run->model, run->tokenizer, recipe->sample_prompt, strlen(recipe->sample_prompt),
+                         &recipe->sample, &generated));
+    run->sampled = run->trainer->step;
+    plx_status status = PLX_ERROR_MEMORY;
+    char *text = plx_alloc(run->context, strlen(recipe->sample_prompt) + generated.bytes + 1);
+    if (text != NULL) {
+        size_t prompt = strlen(recipe->sample_prompt);
+        memcpy(text, recipe->sample_prompt, prompt);
+        memcpy(text + prompt, generated.text, generated.bytes);
+        plx_run_event event = event_of(run, PLX_RUN_SAMPLE);
+        event.text = text; /* cut at its first zero byte, should the model write one */
+        tell(run, &event);
+        status = PLX_OK;
+    }
+    plx_free(run->context, text);
+    plx_generated_free(run->model, &generated);
+    return status;
+}
+
+/* What is due after a step, but for saving. */
+static plx_status look(training *run)
+{
+    if (is_due(run, run->recipe->eval_every)) PLX_TRY(evaluate(run));
+    if (run->recipe->sample_every > 0 && is_due(run, run->recipe->sample_every)) PLX_TRY(sample(run));
+    return PLX_OK;
+}
+
+/* ---- begin, loop, end ---- */
+
+/* Writes what to do next behind a message about a run that stopped by itself. */
+static plx_status stopped(training *run, plx_status status)
+{
+    char message[sizeof run->context->error.message];
+    snprintf(message, sizeof message, "%s", plx_context_error(run->context)->message);
+    if (run->saved == 0) return plx_fail(run->context, status, "%s; no checkpoint has been saved", message);
+    return plx_fail(run->context, status, "%s; the last good checkpoint is %s/checkpoints/step-%08zu", message,
+                    run->recipe->out, run->saved);
+}
+
+static plx_status loop(training *run)
+{
+    const plx_recipe *recipe = run->recipe;
+    run->began = plx_seconds();
+    /* A run interrupted between a step and its evaluation has it still to do. */
+    plx_status status = run->trainer->step > 0 ? look(run) : PLX_OK;
+    while (status == PLX_OK && run->trainer->step < recipe->options.steps) {
+        plx_step_report report;
+        status = train_step(run, &report);
+        if (status == PLX_ERROR_NUMERIC) return stopped(run, status);
+        if (status != PLX_OK) break;
+        if (is_due(run, recipe->log_every)) log_step(run, &report);
+        status = look(run);
+        if (status == PLX_OK && run->trainer->step < recipe->options.steps) {
+            if (is_due(run, recipe->save_every)) status = save_if_possible(run);
+            if (status == PLX_OK) status = plx_check_cancel(run->context);
+        }
+    }
+    if (status != PLX_OK && status != PLX_CANCELLED) return status;
+    plx_status saved = save(run);
+    if (saved != PLX_OK) return run->saved == 0 ? saved : stopped(run, saved);
+    if (status == PLX_CANCELLED) {
+        return plx_fail(run->context, PLX_CANCELLED, "stopped after step %zu of %zu, saved in %s", run->trainer->step,
+                        recipe->options.steps, recipe->out);
+    }
+    return PLX_OK;
+}
+
+static plx_status freeze(training *run)
+{
+    const plx_node *list = run->recipe->freeze;
+    if (list == NULL) return PLX_OK;
+    const plx_node *first = list->kind == PLX_NODE_LIST ? list->child : list;
+    for (const plx_node *item = first; item != NULL; item = list->kind == PLX_NODE_LIST ? item->next : NULL) {
+        plx_status status = plx_model_set_trainable(run->model, item->text, false);
+        if (status != PLX_OK) {
+            return plx_fail_prefix(run->context, status, "%s:%d: train.freeze", run->recipe->path, item->line);
+        }
+    }
+    return PLX_OK;
+}
+
+/* Makes model and trainer, with fresh weights. */
+static plx_status make_model(training *run)
+{
+    const plx_recipe *recipe = run->recipe;
+    plx_model_options options = {.seed = recipe->seed, .type = PLX_F32};
+    plx_model_info info;
+    PLX_TRY(plx_model_create(run->context, recipe->config_text, &options, &run->model));
+    PLX_TRY(freeze(run));
+    PLX_TRY(plx_model_describe(run->model, &info));
+    run->result->parameters = info.parameters;
+    run->result->flops_per_token = info.flops_per_token;
+    return plx_trainer_create(run->model, &recipe->options, recipe->batch_size, recipe->data.sequence_length,
+                              &run->trainer);
+}
+
+/* Writes OUT/recipe.yaml; from here on a run exists. */
+static plx_status write_recipe(const training *run)
+{
+    plx_context *context = run->context;
+    plx_node *tree = NULL;
+    char *text = NULL, *yaml = NULL, *path = NULL;
+    json_t *object = plx_recipe_describe(run->recipe);
+    plx_status status = PLX_OK;
+    text = object == NULL ? NULL : plx_json_text(object);
+    if (text == NULL) {
+        status = plx_fail(context, PLX_ERROR_MEMORY, "out of memory for the resolved recipe");
+        goto done;
+    }
+    PLX_TRY_GOTO(status, done, plx_node_parse_json(context, "recipe.yaml", text, strlen(text), &tree));
+    PLX_TRY_GOTO(status, done, plx_node_write_yaml(context, tree, &yaml));
+    path = plx_format(context, "%s/recipe.yaml", run->recipe->out);
+    status = path == NULL ? PLX_ERROR_MEMORY : plx_file_write(context, path, yaml, strlen(yaml));
+done:
+    plx_free(context, path);
+    plx_free(context, yaml);
+    plx_node_free(context, tree);
+    free(text);
+    json_decref(object);
+    return status;
+}
+
+static void tell_start(training *run)
+{
+    char text[256];
+    if (run->options->event == NULL) return;
+    plx_run_event event = event_of(run, PLX_RUN_STARTED);
+    snprintf(text, sizeof text, "%zu parameters, %zu rows of %zu tokens a step, %s step %zu of %zu, in %s",
+             run->result->parameters, run->recipe->batch_size * run->recipe->accumulate,
+             run->recipe->data.sequence_length,
+             run->first > 0 ? "going on after" : "from", run->first, event.steps, run->recipe->out);
+    event.text = text;
+    tell(run, &event);
+}
+
+static plx_status begin(training *run)
+{
+    plx_context *context = run->context;
+    const plx_recipe *recipe = run->recipe;
+    size_t latest = 0;
+    bool exists;
+    PLX_TRY(plx_rundir_exists(context, recipe->out, &exists));
+    if (exists && !run->options->resume) {
+        return plx_fail(context, PLX_ERROR_EXISTS,
+                        "%s holds a run already, which is not overwritten: go on with --resume, or choose"
+                        " another out", recipe->out);
+    }
+    if (!exists && run->options->resume) {
+        plx_log(context, PLX_LOG_WARNING, "there is no run in %s to go on with: it begins now", recipe->out);
+    }
+    PLX_TRY(plx_rundir_lock(context, recipe->out, &run->lock));
+    PLX_TRY(plx_rundir_latest(context, recipe->out, &latest));
+
+    char *cache = plx_format(context, "%s/data", recipe->out);
+    if (cache == NULL) return PLX_ERROR_MEMORY;
+    plx_status status = plx_data_open(context, plx_recipe_section(recipe, "data"), recipe->seed, cache, &run->data);
+    plx_free(context, cache);
+    PLX_TRY(status);
+    if (recipe->sample_every > 0 && recipe->data.tokenizer[0] != '\0') {
+        PLX_TRY(plx_tokenizer_open(context, recipe->data.tokenizer, &run->tokenizer));
+    }
+    run->parts = plx_alloc_array(context, recipe->accumulate, sizeof *run->parts);
+    if (run->parts == NULL) return PLX_ERROR_MEMORY;
+    PLX_TRY(make_model(run));
+    if (latest > 0) PLX_TRY(restore(run, latest));
+    if (run->trainer->step > recipe->options.steps) {
+        return plx_fail(context, PLX_ERROR_VALUE, "%s is at step %zu already, beyond train.steps, %zu", recipe->out,
+                        latest, recipe->options.steps);
+    }
+    if (exists) PLX_TRY(plx_rundir_clean(context, recipe->out, latest));
+    PLX_TRY(write_recipe(run));
+    PLX_TRY(plx_logs_open(context, recipe->out, latest, &run->logs));
+    tell_start(run);
+    return PLX_OK;
+}
+
+plx_status plx_recipe_train(plx_recipe *recipe, const plx_run_options *options, plx_run_result *result)
+{
+    static const plx_run_options defaults = {0};
+    training run = {.context = recipe->context, .recipe = recipe, .options = options != NULL ? options : &defaults,
+                    .result = result, .lock = -1};
+    plx_run_result ignored;
+    if (result == NULL) run.result = &ignored;
+    *run.result = (plx_run_result){.valid_loss = -1, .valid_bits_per_byte = -1, .valid_accuracy = -1};
+
+    plx_status status = begin(&run);
+    if (status == PLX_OK) status = loop(&run);
+
+    plx_logs_close(run.logs);
+    plx_trainer_free(run.trainer);
+    plx_model_free(run.model);
+    plx_data_free(run.data);
+    plx_tokenizer_free(run.tokenizer);
+    plx_free(run.context, run.parts);
+    if (run.lock >= 0) close(run.lock);
+    return status;
+}

@@ -1,0 +1,49 @@
+/* train.h - the trainer (one optimiser step), checkpoints with optimiser state, recipes and the run loop. */
+#ifndef PLX_TRAIN_TRAIN_H
+#define PLX_TRAIN_TRAIN_H
+
+#include "data/data.h"
+#include "model/model.h"
+
+struct plx_trainer {
+    plx_model *model;
+    plx_train_options options;
+    size_t rows, length;
+    size_t step;          /* done */
+    plx_arena arena;
+    double *norms;        /* device, one a trainable tensor */
+};
+/* The learning rate of step s (1-based). */
+double plx_schedule_lr(const plx_train_options *options, size_t step);
+
+/* A checkpoint directory: a model directory (plx_model_save's files) with optimizer.safetensors (NAME.moment1, NAME.moment2)
+ * and trainer.json beside them. */
+plx_status plx_checkpoint_save(plx_trainer *trainer, const char *directory, const json_t *run_state);
+/* Puts weights, moments and step back into the trainer; *run_state is a new reference. */
+plx_status plx_checkpoint_load(plx_trainer *trainer, const char *directory, json_t **run_state);
+/* Only the run's state. */
+plx_status plx_checkpoint_read_state(plx_context *context, const char *directory, json_t **run_state);
+
+struct plx_recipe {
+    plx_context *context;
+    char *path;
+    plx_node *root;          /* with overrides applied */
+    plx_data_description data;
+    char *config_text;       /* resolved config.json */
+    char *out;
+    plx_train_options options;
+    size_t batch_size, accumulate, eval_every, eval_rows, save_every, sample_every, log_every, keep;
+    const char *sample_prompt;    /* in root */
+    plx_generate_options sample;  /* of sampling during the run */
+    const plx_node *freeze;       /* in root: the list of patterns, or NULL */
+    uint64_t seed;
+};
+/* A section's node; NULL when it is absent or empty. */
+const plx_node *plx_recipe_section(const plx_recipe *recipe, const char *name);
+/* The recipe with every default resolved, itself a recipe that gives the same run; a new reference, NULL when memory is
+ * short. */
+json_t *plx_recipe_describe(const plx_recipe *recipe);
+/* JSON that reads back as the same numbers, with no more digits than that takes as a rule; freed with free. */
+char *plx_json_text(const json_t *object);
+
+#endif

@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# bad-input.sh - what a user gets wrong, or a disk does: one clear line, status 1, and nothing lost.
+. "$(dirname "$0")/common.bash"
+text >text.txt
+recipe good.yaml
+"$plexus" train good.yaml --quiet 2>/dev/null >&2 || echo "not ok a model to begin with"
+
+# ---- recipes ----
+expect "a recipe that is missing" 1 'none\.yaml' "$plexus" train none.yaml
+: >empty.yaml
+expect "an empty recipe" 1 'empty\.yaml' "$plexus" train empty.yaml
+head -c 2000 /dev/urandom >noise.yaml
+expect "a recipe of noise" 1 'noise\.yaml' "$plexus" train noise.yaml
+expect "a directory for a recipe" 1 '' "$plexus" train run/checkpoints
+recipe typo.yaml 's/steps: 6/stepz: 6/'
+expect "a key misspelt: file, line, nearest" 1 "typo\.yaml:[0-9]+: .*'stepz'.*'steps'" "$plexus" train typo.yaml
+recipe section.yaml 's/^train:/trian:/'
+expect "a section misspelt" 1 "section\.yaml:[0-9]+: .*'trian'.*'train'" "$plexus" train section.yaml
+expect "a key misspelt in --set" 1 "'stepz'.*'steps'" "$plexus" train good.yaml --set train.stepz=3
+recipe heads.yaml 's/num_attention_heads: 2/num_attention_heads: 3/'
+expect "heads that do not divide" 1 'heads\.yaml:.*3 heads do not divide' "$plexus" train heads.yaml
+recipe window.yaml 's/mixer: attention/mixer: attention, window: 0/'
+expect "a window of 0" 1 'window\.yaml:.*window' "$plexus" plan window.yaml
+recipe mixer.yaml 's/mixer: attention/mixer: atention/'
+expect "a mixer misspelt" 1 "mixer\.yaml:.*'atention'.*attention" "$plexus" plan mixer.yaml
+recipe negative.yaml 's/steps: 6/steps: -6/'
+expect "a negative number" 1 'negative\.yaml:[0-9]+: .*steps' "$plexus" plan negative.yaml
+recipe word.yaml 's/lr: .*/lr: fast/'
+expect "a word for a number" 1 'word\.yaml:[0-9]+: .*lr' "$plexus" plan word.yaml
+recipe offsets.yaml 's/offsets: \[1, 2\]/offsets: [1, 100000]/'
+expect "offsets beyond the sequence are allowed" 0 'grassmann' "$plexus" plan offsets.yaml
+recipe huge.yaml 's/hidden_size: 16/hidden_size: 131072/' 's/num_attention_heads: 2/num_attention_heads: 128/' \
+    's/intermediate_size: 16/intermediate_size: 524288/' 's/out: run/out: huge/'
+expect "plan shows what is larger than memory" 0 'MORE than' "$plexus" plan huge.yaml
+expect "a model larger than memory is refused with the sum" 1 '[0-9] GB' "$plexus" train huge.yaml
+check "and nothing of it was made" test ! -e huge/latest
+
+# ---- data ----
+recipe nodata.yaml 's/text\.txt/none.txt/' 's/out: run/out: nodata/'
+expect "a text that is missing" 1 'none\.txt' "$plexus" train nodata.yaml
+: >empty.txt
+recipe emptydata.yaml 's/text\.txt/empty.txt/' 's/out: run/out: emptydata/'
+expect "an empty text" 1 'empty\.txt' "$plexus" train emptydata.yaml
+expect "an empty text to score" 1 'empty\.txt' "$plexus" eval run --text empty.txt
+expect "no text to score" 1 'none\.txt' "$plexus" eval run --text none.txt
+echo short >short.txt
+recipe shortdata.yaml 's/text\.txt/short.txt/' 's/out: run/out: shortdata/'
+expect "a text that is too short" 1 'short|window|tokens' "$plexus" train shortdata.yaml
+printf '{"text": "fine"}\n{"text": 3}\n' >bad.jsonl
+expect "a JSON line without text: file and line" 1 'bad\.jsonl:2' "$plexus" eval run --text bad.jsonl
+printf '\xff\xfe\xc0 not UTF-8 \x80\n%.0s' $(seq 300) >bytes.txt
+recipe bytes.yaml 's/text\.txt/bytes.txt/' 's/out: run/out: bytes/'
+expect "text that is not UTF-8 trains: it is bytes" 0 '' "$plexus" train bytes.yaml --quiet
+expect "and can be scored" 0 '"tokens":4799' "$plexus" eval bytes --text bytes.txt --json
+
+# ---- models ----
+expect "a model that is missing" 1 'nowhere' "$plexus" generate nowhere --prompt a
+mkdir hollow
+expect "a directory without a model" 1 'hollow' "$plexus" generate hollow --prompt a
+good=run/checkpoints/$(cat run/latest)
+damage() { # NAME COMMAND...: a copy of the model changed by the command, which sees it as $1
+    rm -rf damaged
+    cp -r "$good" damaged
+    (cd damaged && eval "$1")
+}
+damage 'truncate -s -100 model.safetensors'
+expect "a truncated checkpoint" 1 'model\.safetensors' "$plexus" eval damaged --text text.txt
+damage 'truncate -s 4 model.safetensors'
+expect "a checkpoint of four bytes" 1 'model\.safetensors' "$plexus" eval damaged --text text.txt
+damage ': >model.safetensors'
+expect "an empty checkpoint" 1 'model\.safetensors' "$plexus" eval damaged --text text.txt
+damage 'head -c 3000 /dev/urandom >model.safetensors'
+expect "a checkpoint of noise" 1 'model\.safetensors' "$plexus" eval damaged --text text.txt
+damage 'rm model.safetensors'
+expect "a checkpoint without weights" 1 'safetensors' "$plexus" eval damaged --text text.txt
+damage 'sed -i "s/\"hidden_size\": *16/\"hidden_size\": 32/" config.json'
+expect "weights that do not fit the config" 1 'damaged|shape|\[' "$plexus" eval damaged --text text.txt
+damage 'echo "{" >config.json'
+expect "a config.json that is cut off" 1 'config\.json' "$plexus" eval damaged --text text.txt
+damage 'echo "{\"model_type\": \"gpt2\", \"n_embd\": 768}" >config.json'
+expect "another program's checkpoint" 1 'config\.json.*gpt2' "$plexus" eval damaged --text text.txt
+mkdir foreign
+echo nothing >foreign/latest
+expect "a run whose latest names nothing" 1 'foreign|nothing' "$plexus" generate foreign --prompt a
+check "the good model is as it was" "$plexus" eval run --text text.txt

@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# run.sh - a run from its first step to text, and what interrupts it.
+. "$(dirname "$0")/common.bash"
+text >text.txt
+recipe r.yaml
+
+expect "train" 0 'step 6/6' "$plexus" train r.yaml
+check "no terminal: plain lines without control characters" bash -c "! grep -q $'[\r\033]' .out .err"
+expect "a run that exists is not overwritten" 1 '--resume' "$plexus" train r.yaml
+check "latest names a checkpoint" test -f "run/checkpoints/$(cat run/latest)/model.safetensors"
+check "the last two are kept" test "$(ls run/checkpoints | wc -l)" -eq 2
+check "metrics.jsonl" grep -q '^{"step":6,"tokens":192,"loss":' run/metrics.jsonl
+expect "train --json writes JSON only" 0 '' bash -c "'$plexus' train r.yaml --set out=json --json | grep -v '^{.*}$' | wc -l | grep -qx 0"
+
+# ---- generate ----
+expect "generate --json" 0 '^\{"prompt":"the","text":".*","tokens":5,"tokens_per_second":[0-9.e+]+\}$' \
+    "$plexus" generate run --prompt the --max-tokens 5 --json
+"$plexus" generate run --prompt the --max-tokens 40 --seed 7 >one 2>/dev/null
+"$plexus" --threads 1 --device fenced generate run --prompt the --max-tokens 40 --seed 7 >two 2>/dev/null
+"$plexus" generate run --prompt the --max-tokens 40 --seed 8 >three 2>/dev/null
+check "the same seed writes the same text, whatever the threads and the device" cmp one two
+check "another seed another one" bash -c '! cmp -s one three'
+check "the prompt comes first" grep -qa '^the' one
+printf 'the cat' >prompt.txt
+expect "a prompt from a file" 0 '^the cat' "$plexus" generate run --prompt-file prompt.txt --max-tokens 3
+expect "a prompt from standard input" 0 '^the cat' bash -c "'$plexus' generate run --prompt-file - --max-tokens 3 <prompt.txt"
+expect "a prompt file that is missing" 1 'nofile' "$plexus" generate run --prompt-file nofile
+expect "an empty prompt, far beyond the trained length" 0 '' "$plexus" generate run --max-tokens 100 --temperature 0
+expect "a prompt of no UTF-8" 0 '"prompt":"..*","text"' "$plexus" generate run --prompt $'\xff\xe2\x82' --max-tokens 3 --json
+head_of() { "$plexus" generate run --max-tokens 3000 2>err | head -c 10 >/dev/null; echo "${PIPESTATUS[0]}"; }
+check "a reader that goes away ends it quietly" test "$(head_of)" = 0
+check "without a word" test ! -s err
+expect "sampling options" 0 '' "$plexus" generate run --max-tokens 5 --top-k 5 --top-p 0.9 --min-p 0.05 --repetition-penalty 1.2 --stop
+
+# ---- eval ----
+expect "eval --json" 0 '^\{"tokens":3059,"nll":[0-9.e+-]+,"perplexity":[0-9.e+-]+,"bits_per_byte":[0-9.e+-]+\}$' \
+    "$plexus" eval run --text text.txt --json
+expect "a window of one" 2 'at least 2' "$plexus" eval run --text text.txt --window 1
+expect "any window" 0 'bits per byte' "$plexus" eval run --text text.txt --window 5
+check "a checkpoint is a model" "$plexus" eval "run/checkpoints/$(cat run/latest)" --text text.txt
+
+# ---- plan ----
+expect "plan --json of a recipe" 0 \
+    '^\{"parameters":[0-9]+,"flops_per_token":[0-9.e+]+,"bytes":\{"weights":[0-9]+,"gradients":[0-9]+,"optimizer":[0-9]+,"activations":[0-9]+,"scratch":[0-9]+,"state":[0-9]+\},.*"layers":\[\{"mixer":"attention"' \
+    "$plexus" plan r.yaml --json
+expect "plan of a model" 0 'memory for training with 3 x 8 tokens' "$plexus" plan run --rows 3 --length 8
+
+# ---- interrupted: saved first, and the rest as if nothing had happened ----
+"$plexus" train r.yaml --set train.steps=60 --set train.save_every=20 --set out=whole --quiet >/dev/null 2>&1
+interrupt() {
+    "$plexus" train r.yaml --set train.steps=60 --set train.save_every=20 --set out=cut >/dev/null 2>err &
+    local child=$! waited=0
+    while ! grep -q '"step":3,"tokens"' cut/metrics.jsonl 2>/dev/null && [ $waited -lt 600 ]; do
+        sleep 0.02
+        waited=$((waited + 1))
+    done
+    kill -INT $child
+    wait $child
+    echo $?
+}
+set -m # so that the child is not started with SIGINT ignored
+status=$(interrupt)
+set +m
+if [ "$status" = 0 ]; then
+    skip "the run was over before it could be interrupted"
+else
+    check "Ctrl-C: status 130" test "$status" = 130
+    check "and how to go on" grep -q -e '--resume' err
+    check "saved" test -f "cut/checkpoints/$(cat cut/latest)/trainer.json"
+    expect "resume" 0 '' "$plexus" train r.yaml --set train.steps=60 --set train.save_every=20 --set out=cut --resume
+    check "the weights are those of the whole run, bit for bit" \
+        cmp whole/checkpoints/step-00000060/model.safetensors cut/checkpoints/step-00000060/model.safetensors
+fi
