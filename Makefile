@@ -9,7 +9,9 @@
 CC = gcc
 BUILD = build
 OPT = -O3
-CFLAGS = -std=gnu11 $(OPT) -g -Wall -Wextra -Werror -fPIC -fopenmp -fno-math-errno -fno-trapping-math
+LEVELED_OPT = $(OPT)
+FLAGS = -std=gnu11 -g -Wall -Wextra -Werror -fPIC -fopenmp -fno-math-errno -fno-trapping-math
+CFLAGS = $(FLAGS) $(OPT)
 CPPFLAGS = -Iinclude -Isrc -D_GNU_SOURCE
 LDLIBS = -lopenblas -ljansson -lyaml -lzstd -lm
 PREFIX = /usr/local
@@ -40,7 +42,7 @@ define LEVEL_RULE
 $(BUILD)/%.$(1).o: %.c
 	@mkdir -p $$(@D)
 	$$(SAY) CC $$< for $(1)
-	$$(Q)$$(CC) $$(CPPFLAGS) $$(CFLAGS) $$(FLAGS_$(1)) -DPLX_LEVEL_NAME=$(1) -MMD -MP -c $$< -o $$@
+	$$(Q)$$(CC) $$(CPPFLAGS) $$(FLAGS) $$(LEVELED_OPT) $$(FLAGS_$(1)) -DPLX_LEVEL_NAME=$(1) -MMD -MP -c $$< -o $$@
 endef
 $(foreach l,$(LEVELS),$(eval $(call LEVEL_RULE,$(l))))
 

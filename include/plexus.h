@@ -9,9 +9,12 @@
  *   - Every function that can fail returns a plx_status; PLX_OK is 0. The message is in the context:
  *     plx_context_error(). On failure an output pointer is left NULL or untouched, and nothing is leaked.
  *   - An object made by plx_X_create, _load or _open belongs to the caller and is freed with plx_X_free
- *     (NULL is allowed). Objects must be freed before their context is.
+ *     (NULL is allowed). Trainers and sessions must be freed before their model, everything before its context.
+ *   - Pointers must not be NULL unless it is said that they may. Arrays and strings that are passed in are read
+ *     during the call only.
  *   - A context, and all objects made with it, serve one calling thread at a time. Different contexts may be
- *     used from different threads at once. There is no global state.
+ *     used from different threads at once. There is no global state, but for one: an OpenBLAS that has threads of
+ *     its own is set to one thread, for the whole process, since Plexus divides products itself.
  *   - The library never prints and never exits: it calls the callbacks of the context.
  *   - Arrays are row-major. [B, T] means B rows of T elements.
  *   - Token ids are int32_t. Losses are natural-log means a token unless said otherwise. */
@@ -83,16 +86,20 @@ typedef struct plx_context_options {
     void *user;                 /* handed to the three callbacks */
 } plx_context_options;
 
-/* options may be NULL. Errors: ERROR_MEMORY; ERROR_VALUE for an unknown device or level. */
+/* options may be NULL. A level that the processor does not have stands for its best; the environment variable
+ * PLX_LEVEL, where set, lowers it further. Errors (there is no context to hold a message): ERROR_MEMORY; ERROR_VALUE
+ * for an unknown device or level, threads outside 0 .. 1024, or half an allocator. */
 plx_status plx_context_create(const plx_context_options *options, plx_context **context);
 void plx_context_free(plx_context *context);
-/* The last error of this context; valid until its next call. */
+/* The last error of this context, the context's; valid until its next call. Before any, code is PLX_OK. */
 const plx_error *plx_context_error(const plx_context *context);
 int plx_context_threads(const plx_context *context);
 /* "portable", "avx2" or "avx512": the level of the kernels in use. */
 const char *plx_context_level(const plx_context *context);
 /* Makes operations whose name matches the shell pattern take the named implementation ("ref", ...) wherever it
- * accepts the arguments. For tests and measurements. At most 16 choices. */
+ * accepts the arguments; elsewhere, and for a name that no implementation has, nothing changes. The latest choice that
+ * matches counts. For tests and measurements. ERROR_VALUE beyond 16 patterns, or for names of more than 47 and 23
+ * bytes. */
 plx_status plx_context_choose_kernel(plx_context *context, const char *op_pattern, const char *kernel);
 /* Fills working memory with NaN before use, to show reads of what nobody wrote. For tests. */
 void plx_context_poison(plx_context *context, bool on);
@@ -108,15 +115,15 @@ typedef struct plx_machine {
     size_t memory_bytes;   /* available to new allocations */
 } plx_machine;
 
-/* Measures for about a quarter of a second. */
+/* Measures for about a quarter of a second, on all threads of the context. ERROR_MEMORY. */
 plx_status plx_machine_measure(plx_context *context, plx_machine *machine);
-/* Calls visit for each operation with the implementation that an f32 problem takes. */
+/* Calls visit for each operation, shared ones and the mixers', with the implementation that an f32 problem takes. */
 void plx_kernels_visit(plx_context *context, void (*visit)(void *user, const char *op, const char *kernel), void *user);
 
 /* ---- model --------------------------------------------------------------------------------------------- */
 
 typedef enum plx_type { PLX_F32, PLX_F64, PLX_BF16, PLX_F16 } plx_type;
-size_t plx_type_size(plx_type type);
+size_t plx_type_size(plx_type type); /* bytes */
 const char *plx_type_name(plx_type type); /* "f32" */
 
 typedef struct plx_model plx_model;
@@ -131,18 +138,25 @@ typedef struct plx_model_options {
 /* Makes a model with fresh weights. config_json is the text of a config.json (see docs/config.md); keys with
  * defaults may be left out. options may be NULL. The weights' size is checked against the machine's memory
  * first. Errors: ERROR_VALUE or ERROR_FORMAT naming the key; ERROR_MEMORY with the sum. */
-plx_status plx_model_create(plx_context *context, const char *config_json, const plx_model_options *options, plx_model **model);
-/* Opens a model directory (config.json, model.safetensors), or a run's directory by its `latest` checkpoint. */
-plx_status plx_model_load(plx_context *context, const char *directory, const plx_model_options *options, plx_model **model);
+plx_status plx_model_create(plx_context *context, const char *config_json, const plx_model_options *options,
+                            plx_model **model);
+/* Opens a model directory (config.json, model.safetensors), or a run's directory by its `latest` checkpoint. options
+ * may be NULL; the seed is not used. Errors: ERROR_FILE; ERROR_FORMAT for a file that is damaged, a tensor that is
+ * missing, of another shape or too many; ERROR_VALUE naming the key of config.json; ERROR_UNSUPPORTED for a stored
+ * type other than f32, f64, f16, bf16; ERROR_MEMORY with the sum. */
+plx_status plx_model_load(plx_context *context, const char *directory, const plx_model_options *options,
+                          plx_model **model);
 /* Writes config.json, model.safetensors and generation_config.json into a new directory, first under another
- * name, synced, then renamed: the directory is complete or not there. ERROR_EXISTS if it is there. */
+ * name, synced, then renamed: the directory is complete or not there. Errors: ERROR_EXISTS if it is there;
+ * ERROR_FILE. */
 plx_status plx_model_save(plx_model *model, const char *directory);
 void plx_model_free(plx_model *model);
 
 typedef struct plx_model_info {
     size_t parameters, vocab_size, hidden_size, layers, max_positions;
-    double flops_per_token; /* forward, at max_positions tokens in one document, mean over them; matrix products and mixers */
+    double flops_per_token; /* forward: matrix products and mixers; mean over max_positions tokens in one document */
 } plx_model_info;
+/* Counts by a dry run; nothing is computed or allocated for it. */
 plx_status plx_model_describe(plx_model *model, plx_model_info *info);
 /* The config with every key resolved, as JSON; a string of the model's, valid until it is freed. */
 const char *plx_model_config(const plx_model *model);
@@ -155,11 +169,17 @@ typedef struct plx_tensor_info {
     bool trainable, decay;
 } plx_tensor_info;
 size_t plx_model_tensor_count(const plx_model *model);
+/* ERROR_VALUE from plx_model_tensor_count on. */
 plx_status plx_model_tensor(const plx_model *model, size_t index, plx_tensor_info *info);
-/* Copies a tensor (or, with gradient true, its gradient after a training step) to or from host numbers. */
+/* Copies a tensor to or from host numbers, row-major; or, with gradient true, its gradient: the sum that the last
+ * plx_model_gradients or plx_trainer_step made, before clipping. count must be its number of elements. ERROR_VALUE
+ * for an unknown name, another count, or a gradient that there is none of (frozen, or nothing computed since the
+ * trainer was freed). */
 plx_status plx_model_read_tensor(plx_model *model, const char *name, bool gradient, double *values, size_t count);
 plx_status plx_model_write_tensor(plx_model *model, const char *name, const double *values, size_t count);
-/* Frozen tensors get no gradient and no update. pattern is a shell pattern of names. ERROR_VALUE if none matches. */
+/* Frozen tensors get no gradient and no update. pattern is a shell pattern of names, in which * also stands for dots.
+ * To be called before plx_model_gradients and plx_trainer_create. ERROR_VALUE if none matches, or while gradients exist
+ * (until the trainer is freed). */
 plx_status plx_model_set_trainable(plx_model *model, const char *pattern, bool trainable);
 
 /* ---- batches ------------------------------------------------------------------------------------------- */
@@ -167,7 +187,9 @@ plx_status plx_model_set_trainable(plx_model *model, const char *pattern, bool t
 /* B rows of T tokens, in the caller's memory. Rows hold one or several packed documents, which do not see each
  * other: start[b,t] is the index in the row of the first token of the document that token t belongs to. So
  * start is t itself at a document's first token and equals start[b,t-1] elsewhere. Rows shorter than T are padded:
- * tokens of any valid id, mask 0, each its own document (start = t). */
+ * tokens of any valid id, mask 0, each its own document (start = t). B * T is below 2^31. Whatever takes a batch checks
+ * it: ERROR_VALUE names row and position of an id outside the vocabulary, a mask below 0 or not finite, or a start
+ * that is none. */
 typedef struct plx_batch {
     size_t rows, length;     /* B, T; both >= 1 */
     const int32_t *inputs;   /* [B,T] */
@@ -176,7 +198,7 @@ typedef struct plx_batch {
     const int32_t *start;    /* [B,T]; NULL: one document a row (all 0) */
 } plx_batch;
 
-/* Logits of every token, [B, T, vocab_size] in double. */
+/* Logits of every token, [B, T, vocab_size] in double, to the caller's array. */
 plx_status plx_model_logits(plx_model *model, const plx_batch *batch, double *logits);
 
 typedef struct plx_score {
@@ -185,9 +207,10 @@ typedef struct plx_score {
     size_t tokens;      /* with mask > 0 */
     size_t correct;     /* of those, the largest logit is the target's (lowest id on ties) */
 } plx_score;
-/* Adds the batch's score to *score. */
+/* Adds the batch's score to *score, which the caller sets to 0 before the first. Needs targets. */
 plx_status plx_model_score(plx_model *model, const plx_batch *batch, plx_score *score);
-/* Loss (mean over the mask) and gradients of all trainable tensors, read by plx_model_read_tensor. */
+/* Loss (mean over the mask) and its gradients for all trainable tensors, read by plx_model_read_tensor; nothing is
+ * updated, and dropout is off. Needs targets. ERROR_VALUE when the mask is 0 everywhere. */
 plx_status plx_model_gradients(plx_model *model, const plx_batch *batch, double *loss);
 
 /* ---- training ------------------------------------------------------------------------------------------ */
@@ -219,10 +242,14 @@ typedef struct plx_step_report {
 } plx_step_report;
 
 /* Holds gradients, optimiser state and working memory for batches of up to rows x length tokens. The model must
- * outlive it. ERROR_MEMORY names the sum and what it is made of before anything is allocated. */
-plx_status plx_trainer_create(plx_model *model, const plx_train_options *options, size_t rows, size_t length, plx_trainer **trainer);
+ * outlive it, and has one trainer at a time. The options are copied, and trusted: recipes check theirs. Errors:
+ * ERROR_VALUE (a second trainer; rows or length 0; a trainable tensor of a model loaded with keep_stored_types that
+ * is stored in 16 bits); ERROR_MEMORY names the sum and what it is made of before anything is allocated. */
+plx_status plx_trainer_create(plx_model *model, const plx_train_options *options, size_t rows, size_t length,
+                              plx_trainer **trainer);
 /* One optimiser step on the sum of `count` batches (gradient accumulation; the loss is the mean over all their
- * masks). ERROR_NUMERIC names step and tensor when loss or gradient is not finite; the weights are then as before. */
+ * masks). Batches may be smaller than the trainer's, not larger. Errors: ERROR_VALUE; ERROR_NUMERIC names step and
+ * tensor when loss or gradient is not finite. The weights and the number of steps done are then as before. */
 plx_status plx_trainer_step(plx_trainer *trainer, const plx_batch *batches, size_t count, plx_step_report *report);
 void plx_trainer_free(plx_trainer *trainer);
 
@@ -238,6 +265,7 @@ typedef struct plx_session_options {
     size_t rollback;   /* a slot can always be cut back by this many tokens, or to any length while nothing is
                           dropped; layers with a bounded state keep so many tokens more. 0: 64 */
 } plx_session_options;
+/* options may be NULL. The model must outlive it. ERROR_MEMORY with the sum, before anything large is allocated. */
 plx_status plx_session_create(plx_model *model, const plx_session_options *options, plx_session **session);
 void plx_session_free(plx_session *session);
 
@@ -248,22 +276,28 @@ typedef struct plx_session_row {
     const bool *new_document; /* [count]; true where a token begins a new document. NULL: none but the slot's first */
 } plx_session_row;
 /* Appends tokens to `rows` different slots at once (prefill and decode in one). logits: [rows, vocab_size], those
- * after each row's last token; NULL when not wanted. all_logits: [rows, longest count, vocab_size]; NULL when not wanted. */
-plx_status plx_session_step(plx_session *session, const plx_session_row *rows, size_t count, float *logits, float *all_logits);
+ * after each row's last token; NULL when not wanted. all_logits: [rows, longest count, vocab_size], 0 behind the end
+ * of a shorter row; NULL when not wanted. ERROR_VALUE for a slot that is not there or named twice, a count beyond
+ * chunk or the slot's capacity, or an id outside the vocabulary; all slots are then as before. */
+plx_status plx_session_step(plx_session *session, const plx_session_row *rows, size_t count, float *logits,
+                            float *all_logits);
+/* Tokens that a slot holds; 0 for a slot that is not there. */
 size_t plx_session_length(const plx_session *session, size_t slot);
 /* Empties a slot. */
 plx_status plx_session_reset(plx_session *session, size_t slot);
-/* Copies one slot over another. */
+/* Copies one slot over another, which then goes on by itself. */
 plx_status plx_session_fork(plx_session *session, size_t from, size_t to);
 /* Forgets all but the first `length` tokens. ERROR_VALUE, and nothing changed, when a bounded layer has dropped what
  * that needs (see rollback). */
 plx_status plx_session_cut(plx_session *session, size_t slot, size_t length);
 /* A slot's state as bytes that can be put back later, into any slot of a session of the same model and options.
- * The caller frees *state with plx_session_state_free. */
+ * The caller frees *state with plx_session_state_free. The bytes hold numbers of this machine's byte order. What
+ * restore is given is checked: ERROR_FORMAT for what is damaged or no state, ERROR_VALUE for one of a model of
+ * another shape or too long for a slot; the slot is then as before. */
 plx_status plx_session_save(plx_session *session, size_t slot, void **state, size_t *bytes);
 plx_status plx_session_restore(plx_session *session, size_t slot, const void *state, size_t bytes);
 void plx_session_state_free(plx_session *session, void *state);
-/* Bytes of decoding state a slot occupies. */
+/* Bytes of decoding state a slot occupies, whatever its length. */
 size_t plx_session_state_bytes(const plx_session *session);
 
 /* ---- sampling ------------------------------------------------------------------------------------------ */
@@ -278,40 +312,49 @@ typedef struct plx_sampling {
 } plx_sampling;
 plx_sampling plx_sampling_defaults(void); /* temperature 1, the rest off, seed 0 */
 /* Chooses a token. `index` numbers the draw: the same seed, index and logits give the same token. Order: penalty,
- * temperature, top-k, top-p, min-p. logits is not changed. */
+ * temperature, top-k, top-p, min-p. history: the tokens that the penalty applies to, each once; may be NULL with
+ * history_count 0. logits is not changed. Errors: ERROR_VALUE for an option out of range; ERROR_NUMERIC when a logit
+ * is NaN or +inf, or all are -inf. */
 plx_status plx_sample(plx_context *context, const plx_sampling *sampling, const float *logits, size_t vocab_size,
                       const int32_t *history, size_t history_count, uint64_t index, int32_t *token);
 
 /* ---- text ---------------------------------------------------------------------------------------------- */
 
 typedef struct plx_tokenizer plx_tokenizer;
-/* "bytes" (ids 0-255 and 256, which separates documents). */
+/* "bytes" (ids 0-255 and 256, which begins each document). ERROR_VALUE for any other name. */
 plx_status plx_tokenizer_open(plx_context *context, const char *name, plx_tokenizer **tokenizer);
 void plx_tokenizer_free(plx_tokenizer *tokenizer);
 size_t plx_tokenizer_vocab_size(const plx_tokenizer *tokenizer);
 int32_t plx_tokenizer_separator(const plx_tokenizer *tokenizer);
-/* Any bytes are allowed. *tokens is the caller's, freed with plx_tokens_free. */
-plx_status plx_tokenizer_encode(plx_tokenizer *tokenizer, const char *text, size_t bytes, int32_t **tokens, size_t *count);
+/* Any bytes are allowed; no separator is added. *tokens is the caller's, freed with plx_tokens_free; not NULL when
+ * *count is 0. */
+plx_status plx_tokenizer_encode(plx_tokenizer *tokenizer, const char *text, size_t bytes, int32_t **tokens,
+                                size_t *count);
 void plx_tokens_free(plx_tokenizer *tokenizer, int32_t *tokens);
-/* Writes the bytes of one token (at most *bytes of them; 0 for a separator) and sets *bytes to their number. */
+/* Writes the bytes of one token and sets *bytes, the room for them, to their number; 0 for a separator. No token has
+ * more than 1024. ERROR_VALUE outside the vocabulary, or when there is too little room. */
 plx_status plx_tokenizer_decode(plx_tokenizer *tokenizer, int32_t token, char *text, size_t *bytes);
 
 typedef struct plx_generate_options {
     size_t max_tokens;
     plx_sampling sampling;
     bool stop_at_separator;    /* end at the tokenizer's separator */
-    /* Called with each piece of text as it is made; a piece never ends inside a UTF-8 character. May be NULL. */
+    /* Called with each piece of text as it is made; a piece never ends inside a UTF-8 character, so one that the
+     * last token leaves unfinished is in the result only. May be NULL. */
     void (*piece)(void *user, const char *text, size_t bytes);
     void *user;
 } plx_generate_options;
 plx_generate_options plx_generate_defaults(void); /* 256 tokens */
 typedef struct plx_generated {
-    char *text;                /* without the prompt; freed with plx_generated_free */
+    char *text;                /* without the prompt; a 0 follows it; freed with plx_generated_free */
     size_t bytes, tokens;
     double seconds;            /* of decoding */
 } plx_generated;
+/* Text that goes on from the prompt; an empty one stands for the beginning of a document. The model's length does
+ * not limit it. options may be NULL. PLX_CANCELLED: what was made so far went to `piece` only. */
 plx_status plx_generate(plx_model *model, plx_tokenizer *tokenizer, const char *prompt, size_t prompt_bytes,
                         const plx_generate_options *options, plx_generated *result);
+/* Frees the text of a result, also of one that is all 0. The model is the one that made it. */
 void plx_generated_free(plx_model *model, plx_generated *result);
 
 typedef struct plx_evaluation {
@@ -319,22 +362,32 @@ typedef struct plx_evaluation {
     double nll, perplexity, bits_per_byte;
 } plx_evaluation;
 /* Scores a text file (plain, .zst, .jsonl, .jsonl.zst) in windows of `window` tokens (0: max_positions) that overlap by
- * one, so that each token but the first is scored once. */
+ * one, so that each token but the first is scored once, with at most window - 1 before it. bits_per_byte divides by the
+ * bytes of the scored tokens; nll is the mean a token. Errors: those of reading the file; ERROR_UNSUPPORTED for a model
+ * without a tokenizer; ERROR_VALUE for a window of 1, or a text of one token; ERROR_NUMERIC. */
 plx_status plx_evaluate_file(plx_model *model, const char *path, size_t window, plx_evaluation *result);
 
 /* ---- recipes and runs ------------------------------------------------------------------------------------ */
 
 typedef struct plx_recipe plx_recipe;
 /* Reads a recipe (docs/recipes.md). overrides: "train.steps=100", ...; count may be 0. Relative data paths are
- * taken from the working directory. Unknown keys: ERROR_VALUE with file, line and the nearest known key. */
-plx_status plx_recipe_load(plx_context *context, const char *path, const char *const *overrides, size_t count, plx_recipe **recipe);
+ * taken from the working directory. No data is opened. Unknown keys: ERROR_VALUE with file, line and the nearest known
+ * key. */
+plx_status plx_recipe_load(plx_context *context, const char *path, const char *const *overrides, size_t count,
+                           plx_recipe **recipe);
 void plx_recipe_free(plx_recipe *recipe);
-const char *plx_recipe_out(const plx_recipe *recipe);       /* the run's directory */
+const char *plx_recipe_out(const plx_recipe *recipe);       /* the run's directory; the recipe's */
 /* The model's config.json text that the recipe describes; the recipe's. */
 const char *plx_recipe_config(const plx_recipe *recipe);
 
 /* What a run tells while it goes. Fields that do not belong to the event are 0. */
-typedef enum plx_run_event_kind { PLX_RUN_STARTED, PLX_RUN_STEP, PLX_RUN_EVALUATED, PLX_RUN_SAVED, PLX_RUN_SAMPLE } plx_run_event_kind;
+typedef enum plx_run_event_kind {
+    PLX_RUN_STARTED,
+    PLX_RUN_STEP,
+    PLX_RUN_EVALUATED,
+    PLX_RUN_SAVED,
+    PLX_RUN_SAMPLE
+} plx_run_event_kind;
 typedef struct plx_run_event {
     plx_run_event_kind kind;
     size_t step, steps;            /* done, of all */
@@ -359,25 +412,28 @@ typedef struct plx_run_result {
 } plx_run_result;
 
 /* Trains as the recipe says: data, evaluation, checkpoints, metrics.jsonl, TensorBoard events. When the cancel
- * callback asks to stop, the step in progress is finished, a checkpoint saved, and PLX_CANCELLED returned. */
+ * callback asks to stop, the step in progress is finished, a checkpoint saved, and PLX_CANCELLED returned. options and
+ * result may be NULL; result is filled as far as the run came. An event's text is valid during the call only. */
 plx_status plx_recipe_train(plx_recipe *recipe, const plx_run_options *options, plx_run_result *result);
 
 typedef struct plx_plan_layer {
     const char *mixer;
-    size_t parameters, activation_bytes, state_bytes; /* activations kept for backward; decoding state of one sequence */
+    size_t parameters;
+    size_t activation_bytes, state_bytes;             /* kept for backward; decoding state of one sequence */
     double flops_per_token;                           /* forward */
 } plx_plan_layer;
 typedef struct plx_plan {
     size_t parameters;
-    double flops_per_token;
+    double flops_per_token;      /* forward, at `length` tokens a row */
     struct { size_t weights, gradients, optimizer, activations, scratch, state; } bytes;
-    size_t total_bytes, available_bytes;
+    size_t total_bytes;          /* all of them but state, which is of one sequence of max_positions tokens */
+    size_t available_bytes;      /* of the machine */
     size_t rows, length;
     size_t layer_count;
     plx_plan_layer *layers;      /* freed with plx_plan_free */
 } plx_plan;
-/* What training the recipe, or a model directory with batches of rows x length tokens (0: 1 row of max_positions), needs;
- * nothing of it is allocated. */
+/* What training the recipe, or a model directory with batches of rows x length tokens (0: 1 row of max_positions),
+ * needs; nothing of it is allocated. Of a plan that failed nothing need be freed. */
 plx_status plx_plan_recipe(plx_recipe *recipe, plx_plan *plan);
 plx_status plx_plan_model(plx_context *context, const char *directory, size_t rows, size_t length, plx_plan *plan);
 void plx_plan_free(plx_context *context, plx_plan *plan);

@@ -275,6 +275,17 @@ static void not_a_number_comes_through(void **state)
     }
 }
 
+/* Scores in the thousands: the softmax is nearly one-hot, and nothing overflows. */
+static void large_scores_do_not_overflow(void **state)
+{
+    (void)state;
+    set_shape(1, 90, 2, 1, 12, 0, 40);
+    problem p = forward_problem();
+    for (size_t i = 0; i < p.arrays[Q].count; i++) set(&p, Q, i, 700 * p.arrays[Q].twice[i]);
+    p.tolerance = 1e-2; /* a rounded score of 3000 is off by 1e-4, and by more where two are nearly equal */
+    check(&p);
+}
+
 static void flops_count_useful_pairs(void **state)
 {
     (void)state;
@@ -475,6 +486,7 @@ int main(void)
         cmocka_unit_test(reference_forward_is_the_definition),
         cmocka_unit_test(reference_backward_matches_central_differences),
         cmocka_unit_test(not_a_number_comes_through),
+        cmocka_unit_test(large_scores_do_not_overflow),
         cmocka_unit_test(flops_count_useful_pairs),
         cmocka_unit_test(fast_gate_agrees_with_the_reference),
         cmocka_unit_test(reference_gate_is_the_definition),

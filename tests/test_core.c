@@ -11,6 +11,7 @@
 #include "kernels/kernels.h"
 
 #include <math.h>
+#include <omp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -92,7 +93,8 @@ static void test_context_options(void **state)
 {
     (void)state;
     plx_context *context = NULL;
-    plx_context_options unknown_device = {.device = "tpu"}, unknown_level = {.level = "sse9"}, negative = {.threads = -1};
+    plx_context_options unknown_device = {.device = "tpu"}, unknown_level = {.level = "sse9"},
+                        negative = {.threads = -1};
     plx_context_options half_allocator = {.allocator = {.resize = counting_resize}};
     assert_int_equal(plx_context_create(&unknown_device, &context), PLX_ERROR_VALUE);
     assert_int_equal(plx_context_create(&unknown_level, &context), PLX_ERROR_VALUE);
@@ -192,7 +194,8 @@ static void test_create_without_memory(void **state)
         for (long fail_at = 1; status != PLX_OK; fail_at++) {
             assert_true(fail_at < 20);
             counter count = {.fail_at = fail_at};
-            plx_context_options options = {.device = devices[d], .allocator = {counting_resize, counting_release, &count}};
+            plx_context_options options = {.device = devices[d],
+                                           .allocator = {counting_resize, counting_release, &count}};
             plx_context *context = NULL;
             void *memory = NULL;
             status = plx_context_create(&options, &context);
@@ -228,7 +231,8 @@ static void test_callbacks(void **state)
 {
     (void)state;
     int calls = 0;
-    plx_context_options options = {.log = count_log, .progress = count_progress, .cancel = refuse_to_go_on, .user = &calls};
+    plx_context_options options = {
+        .log = count_log, .progress = count_progress, .cancel = refuse_to_go_on, .user = &calls};
     plx_context *context = NULL, *silent = make_context(NULL, NULL, 1);
     assert_int_equal(plx_context_create(&options, &context), PLX_OK);
     plx_log(context, PLX_LOG_WARNING, "careful %d", 5);
@@ -268,6 +272,29 @@ static void test_parallel_for(void **state)
         }
         plx_context_free(context);
     }
+}
+
+static void look_at_openmp(void *argument, size_t index, int thread)
+{
+    (void)thread;
+    ((int *)argument)[index] = omp_get_max_threads();
+}
+
+/* Whatever the program has OpenMP do, BLAS inside sees one thread, and the program finds its setting again. */
+static void test_one_blas_thread(void **state)
+{
+    (void)state;
+    int before = omp_get_max_threads();
+    omp_set_num_threads(3);
+    for (int threads = 1; threads <= 2; threads++) {
+        plx_context *context = make_context(NULL, NULL, threads);
+        int inside[4] = {0};
+        plx_parallel_for(context, 4, look_at_openmp, inside);
+        for (int i = 0; i < 4; i++) assert_int_equal(inside[i], 1);
+        assert_int_equal(omp_get_max_threads(), 3);
+        plx_context_free(context);
+    }
+    omp_set_num_threads(before);
 }
 
 static void *live_a_life(void *argument)
@@ -423,7 +450,8 @@ static void test_dispatch(void **state)
     assert_int_equal(plx_op_run(context, &op, &f64), PLX_ERROR_NUMERIC);
     assert_int_equal(plx_context_choose_kernel(context, "test.*", "ref"), PLX_OK);
     assert_string_equal(plx_op_choose(context, &op, &f32)->name, "ref");
-    assert_int_equal(plx_context_choose_kernel(context, "test.a?d", "avx512"), PLX_OK); /* not at this level: the next choice */
+    /* not at this level: the other choice */
+    assert_int_equal(plx_context_choose_kernel(context, "test.a?d", "avx512"), PLX_OK);
     assert_string_equal(plx_op_choose(context, &op, &f32)->name, "ref");
     assert_int_equal(plx_context_choose_kernel(context, "test.*", "portable"), PLX_OK); /* replaces the first */
     assert_int_equal(context->choice_count, 2);
@@ -459,13 +487,30 @@ static void test_types(void **state)
     assert_int_equal(plx_type_size(PLX_BF16), 2);
     assert_string_equal(plx_type_name(PLX_BF16), "bf16");
     struct { plx_type type; double value; unsigned bits; } cases[] = {
-        {PLX_BF16, 1.0, 0x3F80}, {PLX_BF16, -2.0, 0xC000}, {PLX_BF16, 1.00390625, 0x3F80}, /* a tie goes to the even one */
-        {PLX_BF16, 1.01171875, 0x3F82}, {PLX_BF16, 1.00390626, 0x3F81}, {PLX_BF16, -0.0, 0x8000}, {PLX_BF16, INFINITY, 0x7F80},
-        {PLX_BF16, 1e300, 0x7F80}, {PLX_BF16, -1e300, 0xFF80}, {PLX_BF16, 0x1p-133, 0x0001}, {PLX_BF16, 0x1p-134, 0x0000},
-        {PLX_BF16, 0x1.FEp127, 0x7F7F}, {PLX_BF16, 0x1.FFp127, 0x7F80}, {PLX_BF16, 1e-300, 0},
-        {PLX_F16, 1.0, 0x3C00}, {PLX_F16, 65504.0, 0x7BFF}, {PLX_F16, 65519.9, 0x7BFF}, {PLX_F16, 65520.0, 0x7C00},
-        {PLX_F16, 0x1p-24, 0x0001}, {PLX_F16, 0x1p-25, 0x0000}, {PLX_F16, 0x1.8p-24, 0x0002}, {PLX_F16, 0x1p-14, 0x0400},
-        {PLX_F16, 0x1.FFFp-15, 0x0400}, {PLX_F16, 1.0 + 0x1p-11 + 0x1p-40, 0x3C01}, /* rounded once, not by way of f32 */
+        {PLX_BF16, 1.0, 0x3F80},
+        {PLX_BF16, -2.0, 0xC000},
+        {PLX_BF16, 1.00390625, 0x3F80}, /* a tie goes to the even one */
+        {PLX_BF16, 1.01171875, 0x3F82},
+        {PLX_BF16, 1.00390626, 0x3F81},
+        {PLX_BF16, -0.0, 0x8000},
+        {PLX_BF16, INFINITY, 0x7F80},
+        {PLX_BF16, 1e300, 0x7F80},
+        {PLX_BF16, -1e300, 0xFF80},
+        {PLX_BF16, 0x1p-133, 0x0001},
+        {PLX_BF16, 0x1p-134, 0x0000},
+        {PLX_BF16, 0x1.FEp127, 0x7F7F},
+        {PLX_BF16, 0x1.FFp127, 0x7F80},
+        {PLX_BF16, 1e-300, 0},
+        {PLX_F16, 1.0, 0x3C00},
+        {PLX_F16, 65504.0, 0x7BFF},
+        {PLX_F16, 65519.9, 0x7BFF},
+        {PLX_F16, 65520.0, 0x7C00},
+        {PLX_F16, 0x1p-24, 0x0001},
+        {PLX_F16, 0x1p-25, 0x0000},
+        {PLX_F16, 0x1.8p-24, 0x0002},
+        {PLX_F16, 0x1p-14, 0x0400},
+        {PLX_F16, 0x1.FFFp-15, 0x0400},
+        {PLX_F16, 1.0 + 0x1p-11 + 0x1p-40, 0x3C01}, /* rounded once, not by way of f32 */
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         uint16_t cell[2] = {0x1111, 0x1111};
@@ -618,12 +663,23 @@ static void test_machine(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_status),        cmocka_unit_test(test_context_options), cmocka_unit_test(test_levels),
-        cmocka_unit_test(test_allocator),     cmocka_unit_test(test_create_without_memory), cmocka_unit_test(test_callbacks),
-        cmocka_unit_test(test_parallel_for),  cmocka_unit_test(test_two_contexts),    cmocka_unit_test(test_devices),
-        cmocka_unit_test(test_fence),         cmocka_unit_test(test_dispatch),        cmocka_unit_test(test_types),
-        cmocka_unit_test(test_philox),        cmocka_unit_test(test_distributions),   cmocka_unit_test(test_permutation),
+        cmocka_unit_test(test_status),
+        cmocka_unit_test(test_context_options),
+        cmocka_unit_test(test_levels),
+        cmocka_unit_test(test_allocator),
+        cmocka_unit_test(test_create_without_memory),
+        cmocka_unit_test(test_callbacks),
+        cmocka_unit_test(test_parallel_for),
+        cmocka_unit_test(test_two_contexts),
+        cmocka_unit_test(test_devices),
+        cmocka_unit_test(test_fence),
+        cmocka_unit_test(test_dispatch),
+        cmocka_unit_test(test_types),
+        cmocka_unit_test(test_philox),
+        cmocka_unit_test(test_distributions),
+        cmocka_unit_test(test_permutation),
         cmocka_unit_test(test_machine),
+        cmocka_unit_test(test_one_blas_thread),
     };
     return cmocka_run_group_tests_name("core", tests, NULL, NULL);
 }

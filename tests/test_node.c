@@ -1,4 +1,5 @@
-/* test_node.c - trees of YAML and JSON, and reading keys from them: what is accepted, and each refusal with its message. */
+/* test_node.c - trees of YAML and JSON, and reading keys from them: what is accepted, and each refusal with its
+ * message. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -64,14 +65,17 @@ static void test_yaml_scalars(void **state)
 {
     (void)state;
     const struct { const char *text; plx_node_kind kind; double number; } cases[] = {
-        {"3", PLX_NODE_NUMBER, 3}, {"-17", PLX_NODE_NUMBER, -17}, {"+5", PLX_NODE_NUMBER, 5}, {"3.0e-3", PLX_NODE_NUMBER, 3e-3},
-        {"1e-3", PLX_NODE_NUMBER, 1e-3}, {".1", PLX_NODE_NUMBER, 0.1}, {"1.", PLX_NODE_NUMBER, 1}, {"1E6", PLX_NODE_NUMBER, 1e6},
-        {"0x1F", PLX_NODE_NUMBER, 31}, {"0o17", PLX_NODE_NUMBER, 15}, {"007", PLX_NODE_NUMBER, 7}, {"1e-999", PLX_NODE_NUMBER, 0},
-        {"true", PLX_NODE_BOOL, 1}, {"False", PLX_NODE_BOOL, 0}, {"null", PLX_NODE_NULL, 0}, {"~", PLX_NODE_NULL, 0},
-        {"yes", PLX_NODE_STRING, 0}, {"'3'", PLX_NODE_STRING, 0}, {"\"true\"", PLX_NODE_STRING, 0}, {"1e", PLX_NODE_STRING, 0},
-        {".", PLX_NODE_STRING, 0}, {"1.2.3", PLX_NODE_STRING, 0}, {"0x", PLX_NODE_STRING, 0}, {"0x1G", PLX_NODE_STRING, 0},
-        {"-", PLX_NODE_LIST, 0}, {"1_000", PLX_NODE_STRING, 0}, {"nan", PLX_NODE_STRING, 0}, {"-0x1", PLX_NODE_STRING, 0},
-        {"''", PLX_NODE_STRING, 0}, {"", PLX_NODE_NULL, 0}, {"# nothing", PLX_NODE_NULL, 0}, {"infinity", PLX_NODE_STRING, 0},
+        {"3", PLX_NODE_NUMBER, 3},         {"-17", PLX_NODE_NUMBER, -17},    {"+5", PLX_NODE_NUMBER, 5},
+        {"3.0e-3", PLX_NODE_NUMBER, 3e-3}, {"1e-3", PLX_NODE_NUMBER, 1e-3},  {".1", PLX_NODE_NUMBER, 0.1},
+        {"1.", PLX_NODE_NUMBER, 1},        {"1E6", PLX_NODE_NUMBER, 1e6},    {"0x1F", PLX_NODE_NUMBER, 31},
+        {"0o17", PLX_NODE_NUMBER, 15},     {"007", PLX_NODE_NUMBER, 7},      {"1e-999", PLX_NODE_NUMBER, 0},
+        {"true", PLX_NODE_BOOL, 1},        {"False", PLX_NODE_BOOL, 0},      {"null", PLX_NODE_NULL, 0},
+        {"~", PLX_NODE_NULL, 0},           {"yes", PLX_NODE_STRING, 0},      {"'3'", PLX_NODE_STRING, 0},
+        {"\"true\"", PLX_NODE_STRING, 0},  {"1e", PLX_NODE_STRING, 0},       {".", PLX_NODE_STRING, 0},
+        {"1.2.3", PLX_NODE_STRING, 0},     {"0x", PLX_NODE_STRING, 0},       {"0x1G", PLX_NODE_STRING, 0},
+        {"-", PLX_NODE_LIST, 0},           {"1_000", PLX_NODE_STRING, 0},    {"nan", PLX_NODE_STRING, 0},
+        {"-0x1", PLX_NODE_STRING, 0},      {"''", PLX_NODE_STRING, 0},       {"", PLX_NODE_NULL, 0},
+        {"# nothing", PLX_NODE_NULL, 0},   {"infinity", PLX_NODE_STRING, 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         plx_node *root = yaml(cases[i].text);
@@ -90,7 +94,8 @@ static void test_yaml_tree(void **state)
                           "  text: \"caf\\u00e9 \\\" x\"\n\n  empty:\n");
     assert_int_equal(root->kind, PLX_NODE_MAP);
     assert_int_equal(root->count, 2);
-    const plx_node *train = plx_node_find(root, "train"), *layers = plx_node_find(plx_node_find(root, "model"), "layers");
+    const plx_node *train = plx_node_find(root, "train"),
+                   *layers = plx_node_find(plx_node_find(root, "model"), "layers");
     assert_int_equal(train->line, 3);
     assert_string_equal(train->file, "r.yaml");
     assert_int_equal(plx_node_find(train, "lr")->line, 4);
@@ -169,9 +174,10 @@ static void test_yaml_bombs(void **state)
 static void test_yaml_write(void **state)
 {
     (void)state;
-    const char *text = "a: {b: 1.50, c: [1, 'two', ~], d: {}}\nlist: [{x: 'true'}, {x: yes, y: '12'}]\n"
-                       "long: 'many words that go on and on and on and on and on and on and on and on and on and on and on'\n"
-                       "odd: \"line\\nbreak: # caf\\u00e9 '\"\nempty: ''\nnothing: []\n'5': '~'\n";
+    const char *text =
+        "a: {b: 1.50, c: [1, 'two', ~], d: {}}\nlist: [{x: 'true'}, {x: yes, y: '12'}]\n"
+        "long: 'many words that go on and on and on and on and on and on and on and on and on and on and on'\n"
+        "odd: \"line\\nbreak: # caf\\u00e9 '\"\nempty: ''\nnothing: []\n'5': '~'\n";
     plx_node *root = yaml(text);
     char *written = NULL, *again = NULL;
     assert_int_equal(plx_node_write_yaml(context, root, &written), PLX_OK);
@@ -220,10 +226,18 @@ static void test_json_refusals(void **state)
 {
     (void)state;
     const struct { const char *text, *expected; } cases[] = {
-        {"", "c.json:"}, {"{\"a\": 1,\n\"b\": }", "c.json:2:"}, {"{\"a\": 1, \"a\": 2}", "duplicate"},
-        {"{\"a\": nan}", "c.json:1:"}, {"{\"a\": NaN}", "c.json:1:"}, {"{\"a\": 1e999}", "real number overflow"},
-        {"{\"a\": 99999999999999999999}", "too big integer"}, {"{\"a\": \"\\u0000\"}", "c.json:1:"},
-        {"{\"a\": \"\xE9\"}", "unable to decode byte"}, {"{\"a\": 1} x", "end of file expected"}, {"{'a': 1}", "c.json:1:"}, {"[1,]", "c.json:1:"},
+        {"", "c.json:"},
+        {"{\"a\": 1,\n\"b\": }", "c.json:2:"},
+        {"{\"a\": 1, \"a\": 2}", "duplicate"},
+        {"{\"a\": nan}", "c.json:1:"},
+        {"{\"a\": NaN}", "c.json:1:"},
+        {"{\"a\": 1e999}", "real number overflow"},
+        {"{\"a\": 99999999999999999999}", "too big integer"},
+        {"{\"a\": \"\\u0000\"}", "c.json:1:"},
+        {"{\"a\": \"\xE9\"}", "unable to decode byte"},
+        {"{\"a\": 1} x", "end of file expected"},
+        {"{'a': 1}", "c.json:1:"},
+        {"[1,]", "c.json:1:"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         refused(true, cases[i].text, strlen(cases[i].text), PLX_ERROR_FORMAT, cases[i].expected);
@@ -261,20 +275,35 @@ static void test_files(void **state)
 static void test_set(void **state)
 {
     (void)state;
-    plx_node *root = yaml("train: {steps: 5, lr: 1e-3}\ndata:\nmodel: {layers: [{mixer: attention}, {mixer: nexus}]}\n");
-    const char *const assignments[] = {"train.steps=100", "train.note=a=b", "data.train=[x.txt, y.txt]", "out=runs/a", "a.b.c={d: ~}",
-                                       "model.layers.1.window=8", "train.lr=", "train.lr=2e-3"};
+    plx_node *root =
+        yaml("train: {steps: 5, lr: 1e-3}\ndata:\nmodel: {layers: [{mixer: attention}, {mixer: nexus}]}\n");
+    const char *const assignments[] = {"train.steps=100", "train.note=a=b", "data.train=[x.txt, y.txt]",
+                                       "out=runs/a",      "a.b.c={d: ~}",   "model.layers.1.window=8",
+                                       "train.lr=",       "train.lr=2e-3"};
     for (size_t i = 0; i < sizeof assignments / sizeof assignments[0]; i++)
         if (plx_node_set(context, root, assignments[i]) != PLX_OK) fail_msg("%s", message());
     json_t *copy = plx_node_to_json(root);
     char *text = json_dumps(copy, JSON_COMPACT | JSON_REAL_PRECISION(15));
-    assert_string_equal(text, "{\"train\":{\"steps\":100,\"lr\":0.002,\"note\":\"a=b\"},\"data\":{\"train\":[\"x.txt\",\"y.txt\"]},"
-                              "\"model\":{\"layers\":[{\"mixer\":\"attention\"},{\"mixer\":\"nexus\",\"window\":8}]},"
-                              "\"out\":\"runs/a\",\"a\":{\"b\":{\"c\":{\"d\":null}}}}");
+    assert_string_equal(
+        text, "{\"train\":{\"steps\":100,\"lr\":0.002,\"note\":\"a=b\"},\"data\":{\"train\":[\"x.txt\",\"y.txt\"]},"
+              "\"model\":{\"layers\":[{\"mixer\":\"attention\"},{\"mixer\":\"nexus\",\"window\":8}]},"
+              "\"out\":\"runs/a\",\"a\":{\"b\":{\"c\":{\"d\":null}}}}");
     free(text);
     json_decref(copy);
-    const char *const bad[] = {"", "=5", "train.steps", "train..steps=5", ".a=5", "a.=5", "train.steps.x=5", "out.x=5", "train.steps=[1",
-                               "model.layers.2.window=8", "model.layers.x=8", "x\xFF=5", "train.lr=.nan", "train.lr=*x"};
+    const char *const bad[] = {"",
+                               "=5",
+                               "train.steps",
+                               "train..steps=5",
+                               ".a=5",
+                               "a.=5",
+                               "train.steps.x=5",
+                               "out.x=5",
+                               "train.steps=[1",
+                               "model.layers.2.window=8",
+                               "model.layers.x=8",
+                               "x\xFF=5",
+                               "train.lr=.nan",
+                               "train.lr=*x"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         plx_status status = plx_node_set(context, root, bad[i]);
         if (status == PLX_OK) fail_msg("'%s' was accepted", bad[i]);
@@ -303,7 +332,8 @@ static void test_set(void **state)
 static void test_keys_values(void **state)
 {
     (void)state;
-    plx_node *root = yaml("b: true\nn: 18446744073709551615\nm: 1e3\nx: -0.5\ns: text\nc: beta\nl: [3, 1, 2.0]\nz: null\n");
+    plx_node *root =
+        yaml("b: true\nn: 18446744073709551615\nm: 1e3\nx: -0.5\ns: text\nc: beta\nl: [3, 1, 2.0]\nz: null\n");
     plx_keys keys;
     bool truth = false;
     size_t n = 0, m = 0, absent = 7, list[4] = {0}, count = 0;
@@ -338,8 +368,9 @@ static void test_keys_values(void **state)
 static void test_keys_refusals(void **state)
 {
     (void)state;
-    plx_node *root = yaml("t:\n  n: -1\n  f: 1.5\n  s: 5\n  b: yes\n  c: delta\n  l: [1, x]\n  e: []\n  r: .5\n  z:\n  m: {}\n"
-                          "  big: 99999999999999999999\n");
+    plx_node *root =
+        yaml("t:\n  n: -1\n  f: 1.5\n  s: 5\n  b: yes\n  c: delta\n  l: [1, x]\n  e: []\n  r: .5\n  z:\n  m: {}\n"
+             "  big: 99999999999999999999\n");
     plx_keys keys;
     size_t n = 9, list[2] = {8, 8}, count = 2;
     double x = 9.0;
@@ -362,16 +393,21 @@ static void test_keys_refusals(void **state)
             "r.yaml:10: t.z: must be a whole number of 0 or more; leave the key out for its default");
     REFUSES(plx_keys_string(&keys, "s", &text), "r.yaml:4: t.s: must be a text, not 5: put it in quotes");
     REFUSES(plx_keys_bool(&keys, "b", &truth), "r.yaml:5: t.b: must be true or false, not 'yes'");
-    REFUSES(plx_keys_choice(&keys, "c", "alpha|beta", &choice), "r.yaml:6: t.c: must be one of alpha, beta, not 'delta'");
+    REFUSES(plx_keys_choice(&keys, "c", "alpha|beta", &choice),
+            "r.yaml:6: t.c: must be one of alpha, beta, not 'delta'");
     REFUSES(plx_keys_choice(&keys, "s", "alpha|beta", &choice), "r.yaml:4: t.s: must be one of alpha, beta, not 5");
-    REFUSES(plx_keys_sizes(&keys, "l", list, &count, 2, 1), "r.yaml:7: t.l: must be a list of 1 to 2 whole numbers of 1 or more, not 'x'");
-    REFUSES(plx_keys_sizes(&keys, "e", list, &count, 2, 1), "r.yaml:8: t.e: must be a list of 1 to 2 whole numbers of 1 or more, not a list");
+    REFUSES(plx_keys_sizes(&keys, "l", list, &count, 2, 1),
+            "r.yaml:7: t.l: must be a list of 1 to 2 whole numbers of 1 or more, not 'x'");
+    REFUSES(plx_keys_sizes(&keys, "e", list, &count, 2, 1),
+            "r.yaml:8: t.e: must be a list of 1 to 2 whole numbers of 1 or more, not of 0");
     REFUSES(plx_keys_real(&keys, "r", &x, 0.0, 0.25), "r.yaml:9: t.r: must be a number from 0 to 0.25, not .5");
     REFUSES(plx_keys_real(&keys, "r", &x, 0.75, 1.0), "r.yaml:9: t.r: must be a number from 0.75 to 1, not .5");
     REFUSES(plx_keys_real(&keys, "c", &x, -INFINITY, INFINITY), "r.yaml:6: t.c: must be a number, not 'delta'");
-    REFUSES(plx_keys_real(&keys, "m", &x, 0.0, INFINITY), "r.yaml:11: t.m: must be a number of 0 or more, not a mapping");
+    REFUSES(plx_keys_real(&keys, "m", &x, 0.0, INFINITY),
+            "r.yaml:11: t.m: must be a number of 0 or more, not a mapping");
     REFUSES(plx_keys_real(&keys, "l", &x, -INFINITY, 3.0), "r.yaml:7: t.l: must be a number of 3 or less, not a list");
-    assert_true(n == 9 && x == 9.0 && truth && choice == 9 && count == 2 && list[0] == 8 && strcmp(text, "default") == 0);
+    assert_true(n == 9 && x == 9.0 && truth && choice == 9 && count == 2 && list[0] == 8 &&
+                strcmp(text, "default") == 0);
     REFUSES(plx_keys_open(&keys, context, plx_node_find(plx_node_find(root, "t"), "l"), "layers"),
             "r.yaml:7: layers must be a mapping of keys to values");
     plx_node_free(context, root);

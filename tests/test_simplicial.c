@@ -538,11 +538,11 @@ static void test_not_a_number(void **state)
         fixture f = make((sizes){1, 40, 1, 1, 8, 10, 3, 0, 0, 0, 20}, 1, 3);
         f.input[K][12 * 8 + 5] = NAN;
 #if defined(__x86_64__)
-        unsigned before = _mm_getcsr() & 0x8040;
+        _mm_setcsr(_mm_getcsr() & ~0x8040u); /* denormals count, as in a fresh process */
 #endif
-        run(levels[i][0], &f, PLX_F32, false);
+        run(levels[i][0], &f, PLX_F32, true);
 #if defined(__x86_64__)
-        assert_int_equal(_mm_getcsr() & 0x8040, before);
+        assert_int_equal(_mm_getcsr() & 0x8040, 0);
 #endif
         for (size_t t = 0; t < 40; t++) {
             bool sees = t >= 12 && t < 20;

@@ -65,6 +65,7 @@ static void assert_same_checkpoint(const char *out_a, const char *out_b, size_t 
 /* What the callbacks of a run see and do. */
 typedef struct watch {
     plx_context *context;
+    const char *device;
     size_t warnings, steps, evaluations, saves, samples, started;
     double losses[64];
     size_t cancel_after;      /* step; 0: never */
@@ -122,7 +123,8 @@ static void on_event(void *user, const plx_run_event *event)
 
 static plx_context *watched_context(watch *seen, int threads)
 {
-    plx_context_options options = {.threads = threads, .log = on_log, .cancel = on_cancel, .user = seen};
+    plx_context_options options = {.threads = threads, .device = seen->device, .log = on_log, .cancel = on_cancel,
+                                   .user = seen};
     if (plx_context_create(&options, &seen->context) != PLX_OK) fail_msg("no context");
     return seen->context;
 }
@@ -250,6 +252,9 @@ static void test_threads_and_cancel(void **state)
     test_recipe_file(recipe, "cut", TINY_TASK);
     train(&seen, 1, PLX_OK, NULL, false, recipe, test_path_in(one, "one"), NULL, NULL, NULL);
     train(&seen, 2, PLX_OK, NULL, false, recipe, test_path_in(two, "two"), NULL, NULL, NULL);
+    assert_same_checkpoint(one, two, 7);
+    watch fenced = {.device = "fenced"};
+    train(&fenced, 2, PLX_OK, NULL, false, recipe, test_path_in(two, "fenced"), NULL, NULL, NULL);
     assert_same_checkpoint(one, two, 7);
 
     plx_run_result result = train(&stopped, 1, PLX_CANCELLED, "step 3 of 7", false, recipe, test_path_in(cut, "cut"),

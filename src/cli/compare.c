@@ -73,6 +73,52 @@ static void print_group(plx_cli *cli, const plx_comparison *comparison, size_t g
     }
 }
 
+/* A recipe "mqar-nexus" of the task mqar is the model "nexus" in a table of several tasks. */
+static const char *model_of(const plx_comparison *comparison, const plx_compare_row *row)
+{
+    const char *title = comparison->groups[row->group].title;
+    size_t length = strlen(title);
+    return strncmp(row->name, title, length) == 0 && row->name[length] == '-' ? row->name + length + 1 : row->name;
+}
+static bool several_tasks(const plx_comparison *comparison)
+{
+    for (size_t group = 0; group < comparison->group_count; group++)
+        if (!comparison->groups[group].task) return false;
+    return comparison->group_count > 1;
+}
+static const plx_compare_row *row_of(const plx_comparison *comparison, size_t group, const char *model)
+{
+    for (size_t i = 0; i < comparison->row_count; i++)
+        if (comparison->rows[i].group == group && strcmp(model_of(comparison, &comparison->rows[i]), model) == 0) return &comparison->rows[i];
+    return NULL;
+}
+
+/* Accuracies on several tasks: a row a model, a column a task. */
+static void print_tasks(plx_cli *cli, const plx_comparison *comparison)
+{
+    char text[48];
+    int width = 6;
+    for (size_t i = 0; i < comparison->row_count; i++)
+        if ((int)strlen(model_of(comparison, &comparison->rows[i])) > width) width = (int)strlen(model_of(comparison, &comparison->rows[i]));
+    cli_print(cli, "\nAccuracy\n%-*s", width, "model");
+    for (size_t group = 0; group < comparison->group_count; group++) cli_print(cli, "  %16s", comparison->groups[group].title);
+    cli_print(cli, "\n%-*s", width, "chance");
+    for (size_t group = 0; group < comparison->group_count; group++) cli_print(cli, "  %16.3f", comparison->groups[group].chance);
+    cli_print(cli, "\n");
+    for (size_t i = 0; i < comparison->row_count; i++) {
+        const char *model = model_of(comparison, &comparison->rows[i]);
+        bool seen = false;
+        for (size_t j = 0; j < i && !seen; j++) seen = strcmp(model_of(comparison, &comparison->rows[j]), model) == 0;
+        if (seen) continue;
+        cli_print(cli, "%-*s", width, model);
+        for (size_t group = 0; group < comparison->group_count; group++) {
+            const plx_compare_row *row = row_of(comparison, group, model);
+            cli_print(cli, "  %16s", row == NULL ? "" : metric_text(row->accuracy, row->accuracy_spread, row->runs, text));
+        }
+        cli_print(cli, "\n");
+    }
+}
+
 static void print_samples(plx_cli *cli, const plx_comparison *comparison)
 {
     for (size_t i = 0; i < comparison->row_count; i++) {
@@ -161,7 +207,8 @@ int cli_compare(plx_cli *cli, int argc, char **argv)
     } else if (cli->json) {
         result = print_json(cli, comparison, cli->arguments);
     } else {
-        for (size_t group = 0; group < comparison->group_count; group++) print_group(cli, comparison, group);
+        for (size_t group = 0; group < comparison->group_count && !several_tasks(comparison); group++) print_group(cli, comparison, group);
+        if (several_tasks(comparison)) print_tasks(cli, comparison);
         print_samples(cli, comparison);
         cli_print(cli, "\nReport with loss curves: %s\n", report);
         result = cli_finish(cli);

@@ -72,13 +72,10 @@ int main(int argc, char **argv)
 
     const struct command *command = find_command(help ? argv[at + 1] : name);
     if (!command) return unknown_command(help ? argv[at + 1] : name);
-    if (help) {
-        char *ask[] = {"--help"};
-        return command->run(&cli, 1, ask);
-    }
     cli_catch_signals();
+    char *ask[] = {"--help"};
     for (int i = at; i > 1; i--) argv[i] = argv[i - 1]; /* argv[2..] are now the arguments without the command */
-    int status = command->run(&cli, argc - 2, argv + 2);
+    int status = help ? command->run(&cli, 1, ask) : command->run(&cli, argc - 2, argv + 2);
     plx_context_free(cli.context);
     cli_release(&cli);
     return status;

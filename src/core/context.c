@@ -88,8 +88,8 @@ plx_status plx_context_create(const plx_context_options *options, plx_context **
         resolved.allocator.release(resolved.allocator.user, made);
         return status;
     }
-    /* BLAS's own threads would split sums by their number; products are split by shape on ours instead. This is for builds
-     * with a pool of their own; for those with OpenMP see plx_parallel_for. */
+    /* BLAS's own threads would split sums by their number; products are split by shape on ours instead. This is for
+     * builds with a pool of their own; for those with OpenMP see plx_parallel_for. */
     if (openblas_get_parallel() == OPENBLAS_THREAD && openblas_get_num_threads() != 1) openblas_set_num_threads(1);
     *context = made;
     return PLX_OK;
@@ -114,7 +114,8 @@ plx_status plx_context_choose_kernel(plx_context *context, const char *op_patter
     plx_kernel_choice choice;
     const int limit = sizeof context->choices / sizeof context->choices[0];
     if (strlen(op_pattern) >= sizeof choice.op || strlen(kernel) >= sizeof choice.kernel)
-        return plx_fail(context, PLX_ERROR_VALUE, "the choice of kernel %.60s for %.60s is too long a name", kernel, op_pattern);
+        return plx_fail(context, PLX_ERROR_VALUE, "the choice of kernel %.60s for %.60s is too long a name", kernel,
+                        op_pattern);
     int at = 0;
     while (at < context->choice_count && strcmp(context->choices[at].op, op_pattern) != 0) at++;
     if (at == limit)
@@ -253,8 +254,9 @@ void plx_parallel_for(plx_context *context, size_t count, plx_parallel_body body
 {
     int threads = context->options.threads;
     if ((size_t)threads > count) threads = (int)count;
-    /* An OpenBLAS built with OpenMP takes the number of its threads from the calling thread's, whatever was set before on
-     * another one; its own split of a product would give other digits. 1 while bodies run, then as the caller had it. */
+    /* An OpenBLAS built with OpenMP takes the number of its threads from the calling thread's, whatever was set before
+     * on another one; its own split of a product would give other digits. 1 while bodies run, then as the caller had
+     * it. */
     int callers = omp_get_max_threads();
     omp_set_num_threads(1);
     if (threads <= 1) {

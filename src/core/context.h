@@ -40,7 +40,8 @@ void *plx_alloc(plx_context *context, size_t bytes);
 void *plx_alloc_uncleared(plx_context *context, size_t bytes);
 /* count * size with the product checked. */
 void *plx_alloc_array(plx_context *context, size_t count, size_t size);
-/* Grows (or makes, when pointer is NULL) to new_bytes, those beyond old_bytes zeroed; the old block stays valid on failure. */
+/* Grows (or makes, when pointer is NULL) to new_bytes, those beyond old_bytes zeroed; the old block stays valid on
+ * failure. */
 void *plx_grow(plx_context *context, void *pointer, size_t old_bytes, size_t new_bytes);
 void plx_free(plx_context *context, void *pointer);
 char *plx_strdup(plx_context *context, const char *text);

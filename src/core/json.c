@@ -19,12 +19,15 @@ static plx_status take_number(plx_context *context, plx_node *node, json_t *valu
             double again;
             if (sscanf(text, "%lf", &again) == 1 && again == node->number) break;
         }
+        char *comma = strchr(text, ','); /* in some locales */
+        if (comma != NULL) *comma = '.';
         if (strpbrk(text, ".e") == NULL) strcat(text, ".0");
     }
     return plx_node_take_text(context, &node->text, text, strlen(text));
 }
 
-static plx_status add_child(plx_node_builder *builder, plx_node *parent, plx_node **last, const char *key, json_t *value, int depth)
+static plx_status add_child(plx_node_builder *builder, plx_node *parent, plx_node **last, const char *key,
+                            json_t *value, int depth)
 {
     plx_node *child = NULL;
     PLX_TRY(from_json(builder, value, depth + 1, &child));
@@ -65,7 +68,8 @@ static plx_status fill(plx_node_builder *builder, plx_node *node, json_t *value,
 static plx_status from_json(plx_node_builder *builder, json_t *value, int depth, plx_node **made)
 {
     if (depth >= PLX_NODE_DEPTH_MAX)
-        return plx_fail(builder->context, PLX_ERROR_FORMAT, "%s: nested deeper than %d levels", builder->file, PLX_NODE_DEPTH_MAX);
+        return plx_fail(builder->context, PLX_ERROR_FORMAT, "%s: nested deeper than %d levels", builder->file,
+                        PLX_NODE_DEPTH_MAX);
     plx_node *node = plx_node_make(builder, 0);
     if (node == NULL) return builder->context->error.code;
     plx_status status = fill(builder, node, value, depth);
@@ -82,7 +86,8 @@ plx_status plx_node_parse_json(plx_context *context, const char *name, const cha
     json_t *value = json_loadb(text, length, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
     if (value == NULL) {
         bool memory = json_error_code(&error) == json_error_out_of_memory;
-        return plx_fail(context, memory ? PLX_ERROR_MEMORY : PLX_ERROR_FORMAT, "%s:%d: %s", name, error.line, error.text);
+        return plx_fail(context, memory ? PLX_ERROR_MEMORY : PLX_ERROR_FORMAT, "%s:%d: %s", name, error.line,
+                        error.text);
     }
     plx_node_builder builder = {.context = context, .file = plx_strdup(context, name)};
     plx_status status = builder.file != NULL ? from_json(&builder, value, 0, root) : PLX_ERROR_MEMORY;

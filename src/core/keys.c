@@ -66,7 +66,8 @@ static plx_status fail_kind(plx_keys *keys, const char *key, const plx_node *nod
     const char *remedy = strncmp(want, "a text", 6) == 0 ? ": put it in quotes" : "";
     switch (node->kind) {
     case PLX_NODE_NULL: return plx_keys_fail(keys, key, "must be %s; leave the key out for its default", want);
-    case PLX_NODE_BOOL: return plx_keys_fail(keys, key, "must be %s, not %s%s", want, node->truth ? "true" : "false", remedy);
+    case PLX_NODE_BOOL:
+        return plx_keys_fail(keys, key, "must be %s, not %s%s", want, node->truth ? "true" : "false", remedy);
     case PLX_NODE_NUMBER: return plx_keys_fail(keys, key, "must be %s, not %.80s%s", want, node->text, remedy);
     case PLX_NODE_STRING: return plx_keys_fail(keys, key, "must be %s, not '%.80s'", want, node->text);
     case PLX_NODE_LIST: return plx_keys_fail(keys, key, "must be %s, not a list", want);
@@ -170,8 +171,9 @@ plx_status plx_keys_sizes(plx_keys *keys, const char *key, size_t *values, size_
     if (node == NULL) return PLX_OK;
     char want[128];
     snprintf(want, sizeof want, "a list of 1 to %zu whole numbers of %zu or more", most, least);
-    if (node->kind != PLX_NODE_LIST || node->count == 0) return fail_kind(keys, key, node, want);
-    if (node->count > most) return plx_keys_fail(keys, key, "must be %s, not of %zu", want, node->count);
+    if (node->kind != PLX_NODE_LIST) return fail_kind(keys, key, node, want);
+    if (node->count == 0 || node->count > most)
+        return plx_keys_fail(keys, key, "must be %s, not of %zu", want, node->count);
     for (const plx_node *item = node->child; item != NULL; item = item->next) {
         size_t number;
         if (!whole_number(item, &number) || number < least) return fail_kind(keys, key, item, want);
@@ -184,7 +186,7 @@ plx_status plx_keys_sizes(plx_keys *keys, const char *key, size_t *values, size_
 
 /* ---- the nearest key ---- */
 
-/* Number of letters to insert, delete, replace or swap with the next (optimal string alignment), to at most 63 letters. */
+/* Number of letters to insert, delete, replace or swap with the next (optimal string alignment), of 63 letters. */
 static int edit_distance(const char *a, const char *b)
 {
     enum { MOST = 63 };
@@ -210,7 +212,8 @@ static int edit_distance(const char *a, const char *b)
 static int key_distance(const char *unknown, const char *known)
 {
     int distance = edit_distance(unknown, known);
-    bool part = strlen(unknown) >= 3 && strlen(known) >= 3 && (strstr(known, unknown) != NULL || strstr(unknown, known) != NULL);
+    bool part = strlen(unknown) >= 3 && strlen(known) >= 3 &&
+                (strstr(known, unknown) != NULL || strstr(unknown, known) != NULL);
     return part && distance > 2 ? 2 : distance;
 }
 
@@ -226,17 +229,19 @@ static plx_status fail_unknown(plx_keys *keys, const plx_node *node)
     }
     char place[448];
     write_place(place, sizeof place, node);
-    bool near = nearest != NULL && 2 * (size_t)least <= strlen(nearest);
-    return plx_fail(keys->context, PLX_ERROR_VALUE, "%sunknown key '%.80s'%s%s%s%s%s", place, node->key,
-                    has_section(keys) ? " in " : "", has_section(keys) ? keys->section : "",
-                    nearest == NULL ? "" : near ? "; did you mean '" : "; the nearest known key is '", nearest != NULL ? nearest : "",
-                    nearest == NULL ? "" : near ? "'?" : "'");
+    const char *in = has_section(keys) ? " in " : "", *section = has_section(keys) ? keys->section : "";
+    if (nearest == NULL)
+        return plx_fail(keys->context, PLX_ERROR_VALUE, "%sunknown key '%.80s'%s%s", place, node->key, in, section);
+    bool near = 2 * (size_t)least <= strlen(nearest);
+    return plx_fail(keys->context, PLX_ERROR_VALUE, "%sunknown key '%.80s'%s%s; %s '%s'%s", place, node->key, in,
+                    section, near ? "did you mean" : "the nearest known key is", nearest, near ? "?" : "");
 }
 
 plx_status plx_keys_close(plx_keys *keys)
 {
     if (keys->asked_count > ASKED_MAX)
-        return plx_fail(keys->context, PLX_ERROR_INTERNAL, "more than %d keys are known in one section", (int)ASKED_MAX);
+        return plx_fail(keys->context, PLX_ERROR_INTERNAL, "more than %d keys are known in one section",
+                        (int)ASKED_MAX);
     if (keys->map == NULL) return PLX_OK;
     for (const plx_node *node = keys->map->child; node != NULL; node = node->next) {
         bool known = false;

@@ -2,7 +2,9 @@
 #include "core/cpu/peak.h"
 #include "mixers/mixer.h"
 
+#include <omp.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 typedef plx_status (*measured_function)(plx_context *, const void *);
@@ -28,62 +30,51 @@ static void read_cpu_name(char *name, size_t capacity)
     fclose(file);
 }
 
-/* One measurement: every index does the same amount of work on its own part. */
+/* A measurement is many small pieces of work, each timed alone: the middle one of their rates is what a thread does
+ * while all are at work, also on a machine that is busy with something else. */
 typedef struct trial {
     plx_context *context;
-    size_t rounds;
-    const float *data;   /* [count * part] */
-    size_t part;
-    double *flops;       /* [count] */
-    float *sums;         /* [count] */
+    const float *data;   /* [parts * part], what pieces read in turn */
+    size_t parts, part;
+    double *rates;       /* of each piece: flops or bytes a second */
 } trial;
 
-static void multiply_part(void *argument, size_t index, int thread)
+static void multiply_piece(void *argument, size_t index, int thread)
 {
     (void)thread;
     const trial *one = argument;
-    plx_peak_multiply_args args = {one->rounds, &one->flops[index], &one->sums[index]};
+    double flops = 0.0;
+    float sum;
+    plx_peak_multiply_args args = {30000, &flops, &sum};
+    double begin = plx_seconds();
     multiply_at[one->context->level](one->context, &args);
+    one->rates[index] = flops / (plx_seconds() - begin);
 }
 
-static void read_part(void *argument, size_t index, int thread)
+static void read_piece(void *argument, size_t index, int thread)
 {
     (void)thread;
     const trial *one = argument;
-    plx_peak_read_args args = {one->data + index * one->part, one->part, &one->sums[index]};
+    float sum;
+    plx_peak_read_args args = {one->data + index % one->parts * one->part, one->part, &sum};
+    double begin = plx_seconds();
     read_at[one->context->level](one->context, &args);
+    one->rates[index] = (double)(one->part * sizeof(float)) / (plx_seconds() - begin);
 }
 
-/* Each try takes as long for a slow processor as for a fast one: rounds grow until they take 10 ms. */
-static double measure_multiply(trial *one, size_t threads)
+static int compare_rates(const void *a, const void *b)
 {
-    double best = 0.0;
-    one->rounds = 100000;
-    for (int tries = 0; tries < 6;) {
-        double begin = plx_seconds();
-        plx_parallel_for(one->context, threads, multiply_part, one);
-        double seconds = plx_seconds() - begin, flops = 0.0;
-        if (seconds < 0.01) {
-            one->rounds *= 2;
-            continue;
-        }
-        for (size_t i = 0; i < threads; i++) flops += one->flops[i];
-        if (flops / seconds > best) best = flops / seconds;
-        tries++;
-    }
-    return best * 1e-9;
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
 }
 
-static double measure_read(trial *one, size_t parts)
+/* The rate of all threads together, 10^9 a second. Threads beyond the processors only take turns. */
+static double measure(trial *one, size_t pieces, plx_parallel_body body)
 {
-    double best = 0.0;
-    for (int tries = 0; tries < 4; tries++) {
-        double begin = plx_seconds();
-        plx_parallel_for(one->context, parts, read_part, one);
-        double rate = (double)(parts * one->part * sizeof(float)) / (plx_seconds() - begin);
-        if (rate > best) best = rate;
-    }
-    return best * 1e-9;
+    int threads = one->context->options.threads, processors = omp_get_num_procs();
+    plx_parallel_for(one->context, pieces, body, one);
+    qsort(one->rates, pieces, sizeof *one->rates, compare_rates);
+    return one->rates[pieces / 2] * (threads < processors ? threads : processors) * 1e-9;
 }
 
 plx_status plx_machine_measure(plx_context *context, plx_machine *machine)
@@ -94,24 +85,23 @@ plx_status plx_machine_measure(plx_context *context, plx_machine *machine)
 
     /* 128 MB in parts of 1 MB: several times a core's own caches, and soon read */
     const size_t parts = 128, part = ((size_t)1 << 20) / sizeof(float);
-    size_t threads = (size_t)result.threads, most = parts > threads ? parts : threads;
-    double *flops = plx_alloc_array(context, most, sizeof *flops);
-    float *sums = plx_alloc_array(context, most, sizeof *sums);
+    const size_t threads = (size_t)result.threads, reads = 3 * parts, products = 400 * threads;
+    double *rates = plx_alloc_array(context, reads > products ? reads : products, sizeof *rates);
     float *data = plx_alloc_array(context, parts * part, sizeof *data);
-    plx_status status = flops != NULL && sums != NULL && data != NULL ? PLX_OK : PLX_ERROR_MEMORY;
+    plx_status status = rates != NULL && data != NULL ? PLX_OK : PLX_ERROR_MEMORY;
     if (status == PLX_OK) {
-        trial one = {.context = context, .data = data, .part = part, .flops = flops, .sums = sums};
-        result.peak_gflops = measure_multiply(&one, threads);
-        result.read_gbs = measure_read(&one, parts);
+        trial one = {context, data, parts, part, rates};
+        result.peak_gflops = measure(&one, products, multiply_piece);
+        result.read_gbs = measure(&one, reads, read_piece);
         *machine = result;
     }
     plx_free(context, data);
-    plx_free(context, sums);
-    plx_free(context, flops);
+    plx_free(context, rates);
     return status;
 }
 
-static void visit_list(plx_context *context, const plx_op *const *ops, void (*visit)(void *, const char *, const char *), void *user)
+static void visit_list(plx_context *context, const plx_op *const *ops,
+                       void (*visit)(void *, const char *, const char *), void *user)
 {
     for (; ops != NULL && *ops != NULL; ops++) {
         const plx_kernel *kernel = plx_op_choose(context, *ops, NULL);

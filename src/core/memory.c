@@ -72,6 +72,7 @@ size_t plx_available_memory(void)
     unsigned long long available = SIZE_MAX, kilobytes;
     if (read_field("/proc/meminfo", "MemAvailable:", &kilobytes)) available = kilobytes * 1024;
     apply_cgroup2(&available);
-    apply_limit("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file ", &available);
+    apply_limit("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file ",
+                &available);
     return (size_t)available;
 }

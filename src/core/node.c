@@ -5,6 +5,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <locale.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +13,8 @@
 plx_node *plx_node_make(plx_node_builder *builder, int line)
 {
     if (builder->nodes == PLX_NODE_COUNT_MAX) {
-        plx_fail(builder->context, PLX_ERROR_FORMAT, "%s: more than %d values in one file", builder->file, PLX_NODE_COUNT_MAX);
+        plx_fail(builder->context, PLX_ERROR_FORMAT, "%s: more than %d values in one file", builder->file,
+                 PLX_NODE_COUNT_MAX);
         return NULL;
     }
     plx_node *node = plx_alloc(builder->context, sizeof *node);
@@ -119,6 +121,16 @@ static bool is_decimal(const char *c)
     return *c == '\0';
 }
 
+/* strtod with a point, whatever the program's locale writes there. */
+static double parse_decimal(const char *text)
+{
+    locale_t plain = newlocale(LC_ALL_MASK, "C", (locale_t)0);
+    if (plain == (locale_t)0) return NAN; /* refused, rather than read wrong */
+    double number = strtod_l(text, NULL, plain);
+    freelocale(plain);
+    return number;
+}
+
 /* 0x and 0o numbers; false when the text is none. */
 static bool parse_based(const char *text, double *number)
 {
@@ -145,7 +157,7 @@ bool plx_node_resolve_plain(plx_node *node)
     } else if (one_of(unsigned_text, ".inf", ".Inf", ".INF") || one_of(text, ".nan", ".NaN", ".NAN")) return false;
     else if (is_decimal(text)) {
         node->kind = PLX_NODE_NUMBER;
-        node->number = strtod(text, NULL);
+        node->number = parse_decimal(text);
     } else if (parse_based(text, &node->number)) node->kind = PLX_NODE_NUMBER;
     return isfinite(node->number);
 }
@@ -189,7 +201,8 @@ static plx_status reach(plx_context *context, plx_node *root, const char *assign
             return plx_fail(context, PLX_ERROR_VALUE, "cannot set '%.80s': expected a.b.c=value", assignment);
         plx_node *last, *child = find_step(node, step, &last);
         if (child == NULL && node->kind != PLX_NODE_MAP && node->kind != PLX_NODE_NULL)
-            return plx_fail(context, PLX_ERROR_VALUE, "cannot set '%.80s': there is no '%.80s' to set inside a value that is no mapping",
+            return plx_fail(context, PLX_ERROR_VALUE,
+                            "cannot set '%.80s': there is no '%.80s' to set inside a value that is no mapping",
                             assignment, step);
         if (child == NULL) {
             child = plx_alloc(context, sizeof *child);
@@ -216,7 +229,8 @@ plx_status plx_node_set(plx_context *context, plx_node *root, const char *assign
         return plx_fail(context, PLX_ERROR_VALUE, "cannot set '%.80s': expected a.b.c=value", assignment);
     plx_node *value = NULL, *target = NULL;
     char *path = NULL;
-    json_t *probe = json_string(assignment); /* keys come from the command line unread: refuse what no file could hold */
+    json_t *probe =
+        json_string(assignment); /* keys come from the command line unread: refuse what no file could hold */
     if (probe == NULL) return plx_fail(context, PLX_ERROR_VALUE, "cannot set '%.80s': not UTF-8", assignment);
     json_decref(probe);
     PLX_TRY(plx_node_parse_yaml(context, "--set", equals + 1, strlen(equals + 1), &value));

@@ -24,8 +24,8 @@ plx_status plx_node_take_text(plx_context *context, char **to, const char *text,
 void plx_node_append(plx_node *parent, plx_node **last, plx_node *child);
 /* Frees the nodes but not the file's name. */
 void plx_node_free_tree(plx_context *context, plx_node *node);
-/* Turns a plain YAML scalar, held in node->text, into what YAML's core schema says it is; false when it is a number that
- * is not finite. */
+/* Turns a plain YAML scalar, held in node->text, into what YAML's core schema says it is; false when it is a number
+ * that is not finite. */
 bool plx_node_resolve_plain(plx_node *node);
 
 #endif

@@ -17,7 +17,8 @@ static plx_status parser_error(reader *yaml)
     const yaml_parser_t *parser = &yaml->parser;
     plx_context *context = yaml->build.context;
     const char *file = yaml->build.file;
-    if (parser->error == YAML_MEMORY_ERROR) return plx_fail(context, PLX_ERROR_MEMORY, "%s: no memory left to read it", file);
+    if (parser->error == YAML_MEMORY_ERROR)
+        return plx_fail(context, PLX_ERROR_MEMORY, "%s: no memory left to read it", file);
     const char *problem = parser->problem != NULL ? parser->problem : "not YAML";
     if (parser->error == YAML_READER_ERROR) {
         /* libyaml gives the byte; the line is of what was scanned, a little before it */
@@ -30,7 +31,8 @@ static plx_status parser_error(reader *yaml)
 
 static plx_status refuse(reader *yaml, const yaml_event_t *event, const char *what)
 {
-    return plx_fail(yaml->build.context, PLX_ERROR_FORMAT, "%s:%zu: %s", yaml->build.file, event->start_mark.line + 1, what);
+    return plx_fail(yaml->build.context, PLX_ERROR_FORMAT, "%s:%zu: %s", yaml->build.file, event->start_mark.line + 1,
+                    what);
 }
 
 /* The next event, with anchors and tags refused; on failure there is nothing to delete. */
@@ -106,8 +108,9 @@ static plx_status read_key(reader *yaml, const yaml_event_t *event, const plx_no
         *key = text;
         return PLX_OK;
     }
-    plx_status status = plx_fail(yaml->build.context, PLX_ERROR_FORMAT, "%s:%zu: key '%.80s' is given twice, first in line %d",
-                                 yaml->build.file, event->start_mark.line + 1, text, earlier->line);
+    plx_status status =
+        plx_fail(yaml->build.context, PLX_ERROR_FORMAT, "%s:%zu: key '%.80s' is given twice, first in line %d",
+                 yaml->build.file, event->start_mark.line + 1, text, earlier->line);
     plx_free(yaml->build.context, text);
     return status;
 }
@@ -152,8 +155,8 @@ static plx_status fill(reader *yaml, const yaml_event_t *event, plx_node *node, 
     PLX_TRY(take_scalar(yaml, event, &node->text));
     node->kind = PLX_NODE_STRING;
     if (event->data.scalar.style == YAML_PLAIN_SCALAR_STYLE && !plx_node_resolve_plain(node))
-        return plx_fail(yaml->build.context, PLX_ERROR_FORMAT, "%s:%d: '%.80s' is not a finite number", yaml->build.file, node->line,
-                        node->text);
+        return plx_fail(yaml->build.context, PLX_ERROR_FORMAT, "%s:%d: '%.80s' is not a finite number",
+                        yaml->build.file, node->line, node->text);
     if (node->kind == PLX_NODE_NULL || node->kind == PLX_NODE_BOOL) {
         plx_free(yaml->build.context, node->text);
         node->text = NULL;
@@ -231,7 +234,10 @@ static int write_bytes(void *data, unsigned char *bytes, size_t count)
 }
 
 /* Hands on an event that libyaml made (`made` 1); it is the emitter's from here, also on failure. */
-static bool emit(writer *yaml, yaml_event_t *event, int made) { return made && yaml_emitter_emit(&yaml->emitter, event); }
+static bool emit(writer *yaml, yaml_event_t *event, int made)
+{
+    return made && yaml_emitter_emit(&yaml->emitter, event);
+}
 
 static bool write_scalar(writer *yaml, const char *text, bool quoted)
 {
@@ -263,8 +269,8 @@ static bool write_node(writer *yaml, const plx_node *node)
     for (const plx_node *child = node->child; child != NULL; child = child->next)
         scalars = scalars && child->kind != PLX_NODE_LIST && child->kind != PLX_NODE_MAP;
     int made = map ? yaml_mapping_start_event_initialize(&event, NULL, NULL, 1, YAML_BLOCK_MAPPING_STYLE)
-                   : yaml_sequence_start_event_initialize(&event, NULL, NULL, 1,
-                                                          scalars ? YAML_FLOW_SEQUENCE_STYLE : YAML_BLOCK_SEQUENCE_STYLE);
+                   : yaml_sequence_start_event_initialize(
+                         &event, NULL, NULL, 1, scalars ? YAML_FLOW_SEQUENCE_STYLE : YAML_BLOCK_SEQUENCE_STYLE);
     if (!emit(yaml, &event, made)) return false;
     for (const plx_node *child = node->child; child != NULL; child = child->next)
         if ((map && !write_scalar(yaml, child->key, false)) || !write_node(yaml, child)) return false;

@@ -121,7 +121,8 @@ static plx_status make_file(plx_context *context, const char *path, plx_tokenize
     plx_writer writer = {.file = -1};
     bool made = false;
     plx_status status = PLX_ERROR_MEMORY;
-    char *aside = plx_format(context, "%s.tmp-%ld", path, (long)getpid());
+    /* Always the same name, so that what a killed process left is written over: the run's lock keeps others away. */
+    char *aside = plx_format(context, "%s.tmp", path);
     if (aside == NULL) return status;
     PLX_TRY_GOTO(status, done, plx_token_stream_open(context, tokenizer, texts, count, options, &stream));
     PLX_TRY_GOTO(status, done, plx_writer_open(context, aside, &writer));

@@ -372,7 +372,6 @@ static bool state_fits(const plx_session *session, const state_header *header, c
         const plx_part *part = &session->parts[i];
         if (bases[i] < 0 || (size_t)bases[i] > header->length || !part_suffices(part, bases[i], start, header->length))
             return false;
-        if (part->keep == 0 && bases[i] > 0) return false;
         size_t held = header->length - (size_t)bases[i];
         if (held > part->capacity || held * part->width * type > left) return false;
         left -= held * part->width * type;

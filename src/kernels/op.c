@@ -16,7 +16,8 @@ const plx_kernel *plx_op_choose(const plx_context *context, const plx_op *op, co
     for (int i = context->choice_count - 1; i >= 0; i--) { /* the latest choice first */
         if (fnmatch(context->choices[i].op, op->name, 0) != 0) continue;
         for (const plx_kernel *kernel = op->kernels; kernel->run != NULL; kernel++)
-            if (strcmp(kernel->name, context->choices[i].kernel) == 0 && usable(context, kernel, arguments)) return kernel;
+            if (strcmp(kernel->name, context->choices[i].kernel) == 0 && usable(context, kernel, arguments))
+                return kernel;
     }
     for (const plx_kernel *kernel = op->kernels; kernel->run != NULL; kernel++)
         if (usable(context, kernel, arguments)) return kernel;

@@ -14,8 +14,6 @@ plx_status plx_model_create(plx_context *context, const char *config_json, const
     plx_model *model = NULL;
     *made = NULL;
     if (options == NULL) options = &defaults;
-    if (options->type != PLX_F32 && options->type != PLX_F64)
-        return plx_fail(context, PLX_ERROR_VALUE, "a model computes in f32 or f64, not %s", plx_type_name(options->type));
     PLX_TRY(plx_node_parse_json(context, "config.json", config_json, strlen(config_json), &root));
     plx_status status = plx_config_parse(context, root, &config);
     plx_node_free(context, root);

@@ -91,9 +91,9 @@ static plx_status write_shards(plx_model *model, const char *directory, size_t s
 plx_status plx_model_write(plx_model *model, const char *directory)
 {
     plx_context *context = model->context;
-    json_t *generation = json_object();
     size_t shards = 0;
     PLX_TRY(write_json(context, directory, "config.json", plx_config_describe(&model->config)));
+    json_t *generation = json_object();
     if (generation != NULL && model->config.bos_token_id >= 0)
         json_object_set_new(generation, "bos_token_id", json_integer(model->config.bos_token_id));
     if (generation != NULL && model->config.eos_token_id >= 0)

@@ -115,6 +115,10 @@ plx_status plx_rope_apply(plx_run *run, const plx_rope *rope, void *x, size_t he
 
 plx_status plx_model_outline(plx_context *context, plx_config *config, plx_type type, plx_model **made)
 {
+    if (type != PLX_F32 && type != PLX_F64) {
+        plx_config_release(context, config);
+        return plx_fail(context, PLX_ERROR_VALUE, "a model computes in f32 or f64, not %s", plx_type_name(type));
+    }
     plx_model *model = plx_alloc(context, sizeof *model);
     if (model == NULL) {
         plx_config_release(context, config);

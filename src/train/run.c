@@ -170,9 +170,12 @@ static plx_status save(training *run)
     PLX_TRY_GOTO(status, done, plx_checkpoint_save(run->trainer, directory, state));
     status = plx_rundir_set_latest(context, recipe->out, step);
     if (status != PLX_OK) {
-        /* Without `latest` naming it, it would stand in the way of a later attempt. */
+        /* Without `latest` naming it, it would stand in the way of a later attempt. But `latest` may: when all that
+         * failed is the sync after its renaming. */
         plx_error first = context->error;
-        plx_directory_remove(context, directory);
+        size_t named = step;
+        if (plx_rundir_latest(context, recipe->out, &named) == PLX_OK && named != step)
+            plx_directory_remove(context, directory);
         context->error = first;
         goto done;
     }

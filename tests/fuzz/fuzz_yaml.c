@@ -1,5 +1,5 @@
-/* fuzz_yaml.c - recipes: any bytes as YAML, read by keys, its data section by the data module, changed by an assignment,
- * and written out again. What was written must read back as the same tree. */
+/* fuzz_yaml.c - recipes: any bytes as YAML, read by keys, its data section by the data module, changed by an
+ * assignment, and written out again. What was written must read back as the same tree. */
 #include "data/data.h"
 
 #include <stdlib.h>

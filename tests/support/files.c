@@ -60,7 +60,7 @@ static void *counting_resize(void *user, void *pointer, size_t bytes)
 {
     test_allocator *self = user;
     self->calls++;
-    if (self->fail_at > 0 && self->calls >= self->fail_at) return NULL;
+    if (self->fail_at > 0 && (self->once ? self->calls == self->fail_at : self->calls >= self->fail_at)) return NULL;
     void *memory = realloc(pointer, bytes);
     if (pointer == NULL && memory != NULL) self->held++;
     return memory;
@@ -73,10 +73,15 @@ static void counting_release(void *user, void *pointer)
     free(pointer);
 }
 
+plx_allocator test_allocation(test_allocator *allocator)
+{
+    return (plx_allocator){counting_resize, counting_release, allocator};
+}
+
 plx_context *test_counting_context(test_allocator *allocator)
 {
     plx_context *context = NULL;
-    plx_context_options options = {.threads = 1, .allocator = {counting_resize, counting_release, allocator}};
+    plx_context_options options = {.threads = 1, .allocator = test_allocation(allocator)};
     plx_status status = plx_context_create(&options, &context);
     if (status != PLX_OK) fail_msg("no context: %s", plx_status_name(status));
     return context;

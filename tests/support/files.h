@@ -27,7 +27,10 @@ char *test_read(const char *path, size_t *bytes);
 typedef struct test_allocator {
     long calls, held;
     long fail_at; /* this call and those after it get nothing; 0: never */
+    bool once;    /* only this call */
 } test_allocator;
+/* It as a context takes it. */
+plx_allocator test_allocation(test_allocator *allocator);
 /* A context over it. */
 plx_context *test_counting_context(test_allocator *allocator);
 

@@ -121,8 +121,17 @@ double relative_error(const double *a, const double *b, size_t count)
     return sqrt(difference / norm); /* NaN and Inf come through */
 }
 
+bool mixer_is_tested(const char *mixer)
+{
+    const char *only = getenv("PLX_TEST_MIXER");
+    if (only == NULL || only[0] == '\0') return true;
+    if (plx_mixer_find(only) == NULL) fail_msg("PLX_TEST_MIXER: there is no mixer '%s'", only);
+    return strcmp(only, mixer) == 0;
+}
+
 void each_case(void (*body)(const char *mixer, const char *layer_case))
 {
     for (size_t m = 0; plx_mixers[m] != NULL; m++)
-        for (size_t c = 0; plx_mixers[m]->cases[c] != NULL; c++) body(plx_mixers[m]->name, plx_mixers[m]->cases[c]);
+        for (size_t c = 0; plx_mixers[m]->cases[c] != NULL && mixer_is_tested(plx_mixers[m]->name); c++)
+            body(plx_mixers[m]->name, plx_mixers[m]->cases[c]);
 }

@@ -45,7 +45,10 @@ double *test_gradients(plx_model *model, const plx_batch *batch, size_t *count);
 /* |a - b| / |b| in the Euclidean norm (0 when both are 0). */
 double relative_error(const double *a, const double *b, size_t count);
 
-/* Calls body for every mixer of the registry and each of its cases. */
+/* With PLX_TEST_MIXER=name in the environment, tests that loop over the registry take this mixer alone (for work on one);
+ * an unknown name fails. */
+bool mixer_is_tested(const char *mixer);
+/* Calls body for every mixer of the registry that is tested, and each of its cases. */
 void each_case(void (*body)(const char *mixer, const char *layer_case));
 
 #endif

@@ -84,7 +84,7 @@ static plx_status parse(plx_keys *keys, const plx_layer_shape *shape, void *own)
     }
     if (part_count(layer) > PLX_STATE_PARTS_MAX)
         return plx_keys_fail(keys, "order",
-                             "order %zu needs %zu tensors of decoding state a layer, of %d that there may be",
+                             "order %zu needs %zu tensors of decoding state a layer, more than the %d that there may be",
                              layer->order, part_count(layer), PLX_STATE_PARTS_MAX);
     return PLX_OK;
 }

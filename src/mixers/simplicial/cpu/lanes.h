@@ -153,7 +153,7 @@ static inline chunk lanes_chunk(const plx_simplicial_problem *p, size_t b, size_
 }
 
 /* Fills the next block; false when the chunk has no more. A block ends early where the next query is of another
- * document or sees no row that the first one sees. */
+ * document or sees no row that the first one sees: the inner rows are never none. */
 static inline bool lanes_next(const chunk *c, cursor *at, block *out)
 {
     const plx_sequence *sequence = &c->p->sequence;
