@@ -366,7 +366,6 @@ static void test_memory_of_report(void **state)
     plx_comparison_free(comparison);
     plx_context_free(context);
     assert_int_equal(allocator.held, 0);
-    remove_out(NULL, PLX_OK);
 }
 
 /* ---- */
@@ -410,9 +409,12 @@ static int clean_up(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_memory_of_training), cmocka_unit_test(test_disk_of_training),
-        cmocka_unit_test(test_memory_of_use),      cmocka_unit_test(test_session_goes_on),
-        cmocka_unit_test(test_memory_of_comparison), cmocka_unit_test(test_memory_of_report),
+        cmocka_unit_test_teardown(test_memory_of_training, clean_up),
+        cmocka_unit_test_teardown(test_disk_of_training, clean_up),
+        cmocka_unit_test_teardown(test_memory_of_use, clean_up),
+        cmocka_unit_test_teardown(test_session_goes_on, clean_up),
+        cmocka_unit_test_teardown(test_memory_of_comparison, clean_up),
+        cmocka_unit_test_teardown(test_memory_of_report, clean_up),
     };
-    return cmocka_run_group_tests(tests, prepare, clean_up);
+    return cmocka_run_group_tests(tests, prepare, NULL);
 }

@@ -195,8 +195,7 @@ def mix_nexus(x, w, p, c, start, pos):
 
     def inner_attention(name, heads):
         q, k, v1 = (split(linear(x, w, p + "inner_%s.%s_proj" % (name, r), heads * d, b), heads) for r in "qkv")
-        q, k = rope_halves(q, pos, c), rope_halves(k, pos, c)
-        return attend(q, k, v1, start, window)
+        return attend(*roles(q, k, w, p, c, pos), v1, start, window)
     q = gate("q", q0, inner_attention("q", H)) if refine_q else q0
     k = gate("k", k0, inner_attention("k", G)) if refine_k else k0
     return outer(q, k)
@@ -307,7 +306,7 @@ LAYERS = [
     ("nexus", {"branches": "k", "order": 3}), ("nexus", {"gate": "scalar"}), ("nexus", {"gate": "scalar", "order": 3, "qk_norm": True}),
     ("nexus", {"inner": "self"}), ("nexus", {"inner": "self", "order": 3, "gate": "scalar"}), ("nexus", {"inner": "self", "branches": "k", "window": 3}),
     ("nexus", {"inner": "self", "qk_norm": True, "attention_bias": True}), ("nexus", {"inner": "own"}),
-    ("nexus", {"inner": "own", "gate": "scalar"}), ("nexus", {"inner": "own", "branches": "q"}),
+    ("nexus", {"inner": "own", "gate": "scalar"}), ("nexus", {"inner": "own", "branches": "q"}), ("nexus", {"inner": "own", "qk_norm": True}),
     ("nexus", {"inner": "own", "branches": "k", "attention_bias": True, "window": 6}), ("nexus", {"attention_bias": True, "attention_out_bias": True, "order": 3}),
     ("simplicial", {}), ("simplicial", {"window": [5, 3]}), ("simplicial", {"window": [3, 7]}), ("simplicial", {"window": [1, 1]}),
     ("simplicial", {"window": [None, 2]}), ("simplicial", {"window": [8, 4], "bias": [0.25, 1.0]}),
