@@ -38,7 +38,8 @@ static void note_sample(void *user, const plx_run_event *event)
 {
     run *self = user;
     size_t used = strlen(self->samples);
-    if (event->kind == PLX_RUN_SAMPLE) snprintf(self->samples + used, sizeof self->samples - used, "%s|", event->text);
+    if (event->kind == PLX_RUN_SAMPLE)
+        snprintf(self->samples + used, sizeof self->samples - used, "%s|", event->text);
 }
 
 static plx_context *context_of(const run *self)
@@ -107,7 +108,8 @@ static void expect_same_file(const run *a, const run *b, const char *name)
     size_t bytes_a, bytes_b;
     snprintf(path, sizeof path, "checkpoints/step-%08d/%s", STEPS, name);
     char *of_a = read_of(a, path, &bytes_a), *of_b = read_of(b, path, &bytes_b);
-    if (bytes_a != bytes_b || memcmp(of_a, of_b, bytes_a) != 0) fail_msg("%s of %s and %s differ", path, a->out, b->out);
+    if (bytes_a != bytes_b || memcmp(of_a, of_b, bytes_a) != 0)
+        fail_msg("%s of %s and %s differ", path, a->out, b->out);
     free(of_a);
     free(of_b);
 }
@@ -339,7 +341,8 @@ static int prepare(void **state)
     (void)state;
     while (strlen(text) < 1500) strcat(text, "the cat sat on the mat and the dog sat on the log.\n==\n");
     snprintf(text_file, sizeof text_file, "%s", test_file("text.txt", text, strlen(text)));
-    snprintf(data, sizeof data, "{train: %s, document_separator: \"==\", sequence_length: 33, valid_fraction: 0.2}", text_file);
+    snprintf(data, sizeof data, "{train: %s, document_separator: \"==\", sequence_length: 33, valid_fraction: 0.2}",
+             text_file);
     /* The fenced device is slow with many tensors, so only one of the two has all. */
     char *all = make_layers(SIZE_MAX), *some = make_layers(3);
     write_recipe(text_recipe, "text", all, data);
