@@ -52,10 +52,10 @@ $(BUILD)/libplexus.a: $(OBJECTS)
 	$(Q)ar rcs $@ $^
 $(BUILD)/libplexus.so: $(OBJECTS)
 	$(SAY) LD $@
-	$(Q)$(CC) -shared -fopenmp -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) -shared $(OPT) -fopenmp -o $@ $^ $(LDLIBS)
 $(BUILD)/plexus: $(CLI_OBJECTS) $(BUILD)/libplexus.a
 	$(SAY) LD $@
-	$(Q)$(CC) -fopenmp -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) $(OPT) -fopenmp -o $@ $^ $(LDLIBS)
 
 include tests/tests.mk
 

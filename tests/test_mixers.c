@@ -116,8 +116,24 @@ static void model_options_match_central_differences(void **state)
         }
 }
 
-/* f32 kernels of every level against the double reference: logits and gradients of a one-layer model, over odd sizes. An
- * operation may err by 2e-6 forward and 1e-5 backward (its own tests); a layer chains about six, in quadrature. */
+/* The fast model's logits and gradients against the double reference's. An operation may err by 2e-6 forward and 1e-5
+ * backward (its own tests); a layer chains about six, in quadrature. */
+static void check_precision(plx_model *fast, plx_model *exact, const plx_batch *batch, const char *mixer, const char *layer_case,
+                            const char *level)
+{
+    size_t count;
+    double *a = test_logits(fast, batch), *b = test_logits(exact, batch);
+    double *ga = test_gradients(fast, batch, &count), *gb = test_gradients(exact, batch, &count);
+    double forward = relative_error(a, b, batch->rows * batch->length * VOCAB), backward = relative_error(ga, gb, count);
+    if (!(forward < 5e-6) || !(backward < 2.5e-5))
+        fail_msg("%s %s, %s, %zux%zu: forward error %.2g, backward %.2g", mixer, layer_case, level, batch->rows, batch->length, forward, backward);
+    free(a);
+    free(b);
+    free(ga);
+    free(gb);
+}
+
+/* f32 kernels of every level, over odd sizes. */
 static void precision_case(const char *mixer, const char *layer_case)
 {
     static const size_t sizes[][2] = {{1, 1}, {3, 7}, {2, 17}, {1, 64}};
@@ -132,16 +148,7 @@ static void precision_case(const char *mixer, const char *layer_case)
         plx_model *fast = test_model(context, config, PLX_F32, 5), *exact = test_model(context, config, PLX_F64, 5);
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
             test_batch batch = make_batch(sizes[s][0], sizes[s][1], VOCAB, s % 2 ? 9 : 0, s);
-            size_t count, logits = sizes[s][0] * sizes[s][1] * VOCAB;
-            double *a = test_logits(fast, &batch.batch), *b = test_logits(exact, &batch.batch);
-            double *ga = test_gradients(fast, &batch.batch, &count), *gb = test_gradients(exact, &batch.batch, &count);
-            double forward = relative_error(a, b, logits), backward = relative_error(ga, gb, count);
-            if (!(forward < 5e-6) || !(backward < 2.5e-5))
-                fail_msg("%s %s, %s, %zux%zu: forward error %.2g, backward %.2g", mixer, layer_case, levels[l], sizes[s][0], sizes[s][1], forward, backward);
-            free(a);
-            free(b);
-            free(ga);
-            free(gb);
+            check_precision(fast, exact, &batch.batch, mixer, layer_case, levels[l]);
             free_batch(&batch);
         }
         plx_model_free(fast);
@@ -341,16 +348,7 @@ static void edges_agree_with_the_reference(void **state)
             char *config = test_config(plx_mixers[m]->name, layer, 1, "\"hidden_size\": 8");
             plx_model *fast = test_model(context, config, PLX_F32, 5), *exact = test_model(context, config, PLX_F64, 5);
             test_batch batch = make_batch(2, shapes[s].length, VOCAB, 50, s);
-            size_t count, n = 2 * shapes[s].length * VOCAB;
-            double *a = test_logits(fast, &batch.batch), *b = test_logits(exact, &batch.batch);
-            double *ga = test_gradients(fast, &batch.batch, &count), *gb = test_gradients(exact, &batch.batch, &count);
-            double forward = relative_error(a, b, n), backward = relative_error(ga, gb, count);
-            if (!(forward < 5e-6) || !(backward < 2.5e-5))
-                fail_msg("%s %s, T %zu: forward error %.2g, backward %.2g", plx_mixers[m]->name, layer, shapes[s].length, forward, backward);
-            free(a);
-            free(b);
-            free(ga);
-            free(gb);
+            check_precision(fast, exact, &batch.batch, plx_mixers[m]->name, layer, "the best level");
             free_batch(&batch);
             plx_model_free(fast);
             plx_model_free(exact);

@@ -13,8 +13,11 @@ $(BUILD)/tests/support/%.o: tests/support/%.c
 	$(SAY) CC $<
 	$(Q)$(CC) $(CPPFLAGS) -Itests $(CFLAGS) -MMD -MP -c $< -o $@
 
+.SECONDARY: $(TEST_OBJECTS)
 tests: $(TESTS)
-check: all tests
+check:
+	@scripts/deps check
+	@$(MAKE) --no-print-directory all tests
 	tests/run $(BUILD)
 
 # The kernels of src/**/cpu/ are not instrumented: no parser is among them, and clang takes minutes for each.

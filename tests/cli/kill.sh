@@ -8,7 +8,7 @@
 kills=${KILLS:-20}
 RANDOM=${SEED:=$$}
 echo "# SEED=$SEED"
-steps=60
+steps=100
 text 100 >hundred.txt
 for _ in {1..600}; do cat hundred.txt; done >text.txt # 3 MB
 text 20 >short.txt
@@ -49,9 +49,10 @@ while [ "$killed" -lt "$kills" ]; do
     # The text's tokens are made anew where they are missing: the next kill shall come meanwhile.
     range=$((milliseconds / 3))
     reads=0
-    if [ ! -e "$out" ] || [ $((RANDOM % 4)) -eq 0 ]; then
-        [ ! -e "$out/data" ] || find "$out/data" -type f -not -name '*.tmp*' -delete
-        range=$((range / 4))
+    before=$(cat "$out/latest" 2>/dev/null)
+    if [ -e "$out/data" ] && [ $((RANDOM % 4)) -eq 0 ]; then
+        find "$out/data" -type f -not -name '*.tmp*' -delete
+        range=$((range / 6))
         reads=1
     fi
     "$plexus" train r.yaml --set out="$out" $resume --quiet >said 2>&1 &
@@ -62,7 +63,7 @@ while [ "$killed" -lt "$kills" ]; do
     status=$?
     if [ "$status" -eq 0 ]; then
         same_end "run $runs, killed and resumed" "$out" | grep -v '^ok '
-        milliseconds=$((milliseconds * 2 / 3))
+        milliseconds=$((milliseconds * 2 / 3)) # too patient
         runs=$((runs + 1))
         continue
     elif [ "$status" -ne 137 ]; then
@@ -72,6 +73,7 @@ while [ "$killed" -lt "$kills" ]; do
         continue
     fi
     killed=$((killed + 1))
+    [ "$(cat "$out/latest" 2>/dev/null)" != "$before" ] || milliseconds=$((milliseconds * 5 / 4)) # got nowhere
     ls -d "$out"/checkpoints/*.tmp* >/dev/null 2>&1 && saving=$((saving + 1))
     [ "$reads" -eq 1 ] && ls "$out"/data/*.tmp* >/dev/null 2>&1 && reading=$((reading + 1))
     if [ ! -e "$out/latest" ]; then
