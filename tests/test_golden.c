@@ -1,6 +1,6 @@
 /* test_golden.c - Plexus against values that PyTorch computed (tests/golden/make_golden.py, which says how to make them
- * again): logits, loss and every gradient of each mixer and option, and the losses of 20 training steps. The values were
- * stored in 32 bits, so the double reference must agree to about 1e-7, the fast kernels to the f32 tolerances. */
+ * again): logits, loss and every gradient of each mixer and option, and the losses of 20 training steps. The values
+ * were stored in 32 bits, so the double reference must agree to about 1e-7, the fast kernels to the f32 tolerances. */
 #include "io/safetensors.h"
 #include "support/models.h"
 #include "train/train.h"
@@ -95,29 +95,34 @@ static double *stored(plx_context *context, plx_safetensors *file, const char *n
 }
 
 /* Largest of the errors of logits, and of all gradients together. */
-static void check_case(plx_context *context, plx_safetensors *file, const json_t *one, plx_type type, double forward, double backward)
+static void check_case(plx_context *context, plx_safetensors *file, const json_t *one, plx_type type, double forward,
+                       double backward)
 {
     const char *name = json_string_value(json_object_get(one, "name"));
-    size_t rows = (size_t)json_integer_value(json_object_get(one, "rows")), length = (size_t)json_integer_value(json_object_get(one, "length"));
+    size_t rows = (size_t)json_integer_value(json_object_get(one, "rows")),
+           length = (size_t)json_integer_value(json_object_get(one, "length"));
     const json_t *config = json_object_get(one, "config");
     size_t vocab = (size_t)json_integer_value(json_object_get(config, "vocab_size")), tensors = 0;
     char *text = json_dumps(json_object_get(config, "layers"), 0);
     plx_model *model = golden_model(context, config, type, 0.5);
     test_batch batch = golden_batch(name, vocab, rows, length);
-    double loss, *logits = test_logits(model, &batch.batch), *expected = stored(context, file, name, "logits", rows * length * vocab);
+    double loss, *logits = test_logits(model, &batch.batch),
+                 *expected = stored(context, file, name, "logits", rows * length * vocab);
     double error = relative_error(logits, expected, rows * length * vocab);
     if (!(error < forward)) fail_msg("%s %s %s: logits differ by %.2g", name, plx_type_name(type), text, error);
     free(logits);
     free(expected);
     expect_ok(context, plx_model_gradients(model, &batch.batch, &loss));
-    if (!(fabs(loss - json_real_value(json_object_get(one, "loss"))) < forward * 10)) fail_msg("%s %s: the loss is %.9g", name, text, loss);
+    if (!(fabs(loss - json_real_value(json_object_get(one, "loss"))) < forward * 10))
+        fail_msg("%s %s: the loss is %.9g", name, text, loss);
     double difference = 0, norm = 0;
     char worst[128] = "";
     double worst_part = 0;
     for (size_t i = 0; i < plx_model_tensor_count(model); i++) {
         plx_tensor_info info;
         plx_model_tensor(model, i, &info);
-        double *mine = malloc(info.elements * sizeof *mine), *theirs = stored(context, file, name, info.name, info.elements), part = 0;
+        double *mine = malloc(info.elements * sizeof *mine),
+               *theirs = stored(context, file, name, info.name, info.elements), part = 0;
         expect_ok(context, plx_model_read_tensor(model, info.name, true, mine, info.elements));
         for (size_t j = 0; j < info.elements; j++) {
             part += (mine[j] - theirs[j]) * (mine[j] - theirs[j]);
@@ -133,8 +138,10 @@ static void check_case(plx_context *context, plx_safetensors *file, const json_t
         free(theirs);
     }
     error = sqrt(difference / norm);
-    if (!(error < backward)) fail_msg("%s %s %s: gradients differ by %.2g, most in %s", name, plx_type_name(type), text, error, worst);
-    if (tensors != (size_t)json_integer_value(json_object_get(one, "tensors"))) fail_msg("%s %s: %zu tensors", name, text, tensors);
+    if (!(error < backward))
+        fail_msg("%s %s %s: gradients differ by %.2g, most in %s", name, plx_type_name(type), text, error, worst);
+    if (tensors != (size_t)json_integer_value(json_object_get(one, "tensors")))
+        fail_msg("%s %s: %zu tensors", name, text, tensors);
     free_batch(&batch);
     plx_model_free(model);
     free(text);
@@ -147,7 +154,8 @@ static void check_all(plx_type type, double forward, double backward)
     json_t *root = read_cases(), *cases = json_object_get(root, "cases");
     expect_ok(context, plx_safetensors_open(context, DIRECTORY "golden.safetensors", &file));
     assert_true(json_array_size(cases) >= 51);
-    for (size_t i = 0; i < json_array_size(cases); i++) check_case(context, file, json_array_get(cases, i), type, forward, backward);
+    for (size_t i = 0; i < json_array_size(cases); i++)
+        check_case(context, file, json_array_get(cases, i), type, forward, backward);
     plx_safetensors_close(file);
     json_decref(root);
     plx_context_free(context);
@@ -180,9 +188,11 @@ static void twenty_steps_agree_with_pytorch(void **state)
     options.epsilon = json_number_value(json_object_get(t, "epsilon"));
     options.grad_clip = json_number_value(json_object_get(t, "grad_clip"));
     for (size_t i = 0; i < json_array_size(runs); i++) {
-        const json_t *run = json_array_get(runs, i), *config = json_object_get(run, "config"), *losses = json_object_get(run, "losses");
+        const json_t *run = json_array_get(runs, i), *config = json_object_get(run, "config"),
+                     *losses = json_object_get(run, "losses");
         const char *name = json_string_value(json_object_get(run, "name"));
-        size_t rows = (size_t)json_integer_value(json_object_get(run, "rows")), length = (size_t)json_integer_value(json_object_get(run, "length"));
+        size_t rows = (size_t)json_integer_value(json_object_get(run, "rows")),
+               length = (size_t)json_integer_value(json_object_get(run, "length"));
         plx_model *model = golden_model(context, config, PLX_F32, 0.25);
         plx_trainer *trainer;
         expect_ok(context, plx_trainer_create(model, &options, rows, length, &trainer));
@@ -190,7 +200,8 @@ static void twenty_steps_agree_with_pytorch(void **state)
             char part[32];
             plx_step_report report;
             snprintf(part, sizeof part, "%s/%zu", name, step);
-            test_batch batch = golden_batch(part, (size_t)json_integer_value(json_object_get(config, "vocab_size")), rows, length);
+            test_batch batch =
+                golden_batch(part, (size_t)json_integer_value(json_object_get(config, "vocab_size")), rows, length);
             expect_ok(context, plx_trainer_step(trainer, &batch.batch, 1, &report));
             double expected = json_real_value(json_array_get(losses, step - 1));
             if (!(fabs(report.loss - expected) < 1e-4))

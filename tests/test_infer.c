@@ -116,9 +116,9 @@ static void feed_at_random(plx_session *session, sequence *sequences, size_t chu
     }
 }
 
-/* With `repeats` tokens are drawn from few: what a mixer makes of equal tokens may hang on their being equal to the last
- * bit (grassmann: the plane of two equal vectors has no direction, that of two nearly equal ones has), so this shows
- * whether a step's products give the same bits as a forward's. */
+/* With `repeats` tokens are drawn from few: what a mixer makes of equal tokens may hang on their being equal to the
+ * last bit (grassmann: the plane of two equal vectors has no direction, that of two nearly equal ones has), so this
+ * shows whether a step's products give the same bits as a forward's. */
 static void check_steps(plx_type type, bool repeats, const char *mixer, const char *layer_case, size_t chunk,
                         uint64_t seed)
 {

@@ -19,8 +19,8 @@ static double loss_of(plx_model *model, const plx_batch *batch)
     return score.loss_sum / score.weight;
 }
 
-/* Gradients in double against central differences, one direction a tensor: half along the gradient, half random, so that
- * the derivative is never small and every component counts. */
+/* Gradients in double against central differences, one direction a tensor: half along the gradient, half random, so
+ * that the derivative is never small and every component counts. */
 static void check_gradients(const char *config, const char *name)
 {
     plx_context *context = test_context(2, NULL, NULL);
@@ -33,7 +33,8 @@ static void check_gradients(const char *config, const char *name)
         plx_random random;
         plx_model_tensor(model, i, &info);
         size_t n = info.elements;
-        double *w = malloc(n * 8), *g = malloc(n * 8), *u = malloc(n * 8), *moved = malloc(n * 8), gnorm = 0, rnorm = 0, slope = 0;
+        double *w = malloc(n * 8), *g = malloc(n * 8), *u = malloc(n * 8), *moved = malloc(n * 8), gnorm = 0, rnorm = 0,
+               slope = 0;
         expect_ok(context, plx_model_read_tensor(model, info.name, false, w, n));
         expect_ok(context, plx_model_read_tensor(model, info.name, true, g, n));
         plx_random_init(&random, 9, i);
@@ -48,7 +49,8 @@ static void check_gradients(const char *config, const char *name)
             u[j] = u[j] / sqrt(rnorm) + (gnorm > 0 ? g[j] / gnorm : 0);
             slope += u[j] * g[j];
         }
-        /* Fourth-order central difference: truncation h^4, rounding 1e-16 / h, both far below 1e-6 of the slopes met here. */
+        /* Fourth-order central difference: truncation h^4, rounding 1e-16 / h, both far below 1e-6 of the slopes met
+         * here. */
         const double h = 1e-3;
         double f[4];
         static const double at[4] = {-2, -1, 1, 2};
@@ -72,7 +74,9 @@ static void check_gradients(const char *config, const char *name)
             measured = (f[0] - 8 * f[1] + 8 * f[2] - f[3]) / (12 * small);
             error = fabs(measured - slope) / (fabs(slope) + 1e-6);
         }
-        if (!(error < 1e-6)) fail_msg("%s: %s: slope %.12g, measured %.12g, relative error %.2g", name, info.name, slope, measured, error);
+        if (!(error < 1e-6))
+            fail_msg("%s: %s: slope %.12g, measured %.12g, relative error %.2g", name, info.name, slope, measured,
+                     error);
         free(w);
         free(g);
         free(u);
@@ -118,15 +122,17 @@ static void model_options_match_central_differences(void **state)
 
 /* The fast model's logits and gradients against the double reference's. An operation may err by 2e-6 forward and 1e-5
  * backward (its own tests); a layer chains about six, in quadrature. */
-static void check_precision(plx_model *fast, plx_model *exact, const plx_batch *batch, const char *mixer, const char *layer_case,
-                            const char *level)
+static void check_precision(plx_model *fast, plx_model *exact, const plx_batch *batch, const char *mixer,
+                            const char *layer_case, const char *level)
 {
     size_t count;
     double *a = test_logits(fast, batch), *b = test_logits(exact, batch);
     double *ga = test_gradients(fast, batch, &count), *gb = test_gradients(exact, batch, &count);
-    double forward = relative_error(a, b, batch->rows * batch->length * VOCAB), backward = relative_error(ga, gb, count);
+    double forward = relative_error(a, b, batch->rows * batch->length * VOCAB),
+           backward = relative_error(ga, gb, count);
     if (!(forward < 5e-6) || !(backward < 2.5e-5))
-        fail_msg("%s %s, %s, %zux%zu: forward error %.2g, backward %.2g", mixer, layer_case, level, batch->rows, batch->length, forward, backward);
+        fail_msg("%s %s, %s, %zux%zu: forward error %.2g, backward %.2g", mixer, layer_case, level, batch->rows,
+                 batch->length, forward, backward);
     free(a);
     free(b);
     free(ga);
@@ -249,7 +255,8 @@ static outcome run_case(const char *config, int threads, const char *device, boo
 static void expect_same(const outcome *a, const outcome *b, const char *mixer, const char *layer_case, const char *what)
 {
     if (memcmp(a->logits, b->logits, a->logit_count * sizeof(double)) != 0)
-        fail_msg("%s %s: logits differ with %s (error %.2g)", mixer, layer_case, what, relative_error(b->logits, a->logits, a->logit_count));
+        fail_msg("%s %s: logits differ with %s (error %.2g)", mixer, layer_case, what,
+                 relative_error(b->logits, a->logits, a->logit_count));
     if (memcmp(a->gradients, b->gradients, a->gradient_count * sizeof(double)) != 0)
         fail_msg("%s %s: gradients differ with %s (error %.2g)", mixer, layer_case, what,
                  relative_error(b->gradients, a->gradients, a->gradient_count));
@@ -265,9 +272,11 @@ static void free_outcome(outcome *made)
 static void same_bits_case(const char *mixer, const char *layer_case)
 {
     char *config = test_config(mixer, layer_case, 2, NULL);
-    static const struct { int threads; const char *device; bool poison; size_t recompute; const char *what; } ways[] = {
-        {2, "cpu", false, 0, "2 threads"},     {3, "cpu", false, 0, "3 threads"},   {1, "cpu", true, 0, "NaN-filled memory"},
-        {2, "fenced", false, 0, "the fenced device"}, {1, "cpu", true, 1, "one layer recomputed"}, {2, "cpu", false, 2, "both layers recomputed"},
+    static const struct { int threads; const char *device; bool poison; size_t recompute; const char *what;
+    } ways[] = {
+        {2, "cpu", false, 0, "2 threads"},           {3, "cpu", false, 0, "3 threads"},
+        {1, "cpu", true, 0, "NaN-filled memory"},    {2, "fenced", false, 0, "the fenced device"},
+        {1, "cpu", true, 1, "one layer recomputed"}, {2, "cpu", false, 2, "both layers recomputed"},
     };
     outcome plain = run_case(config, 1, "cpu", false, 0);
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
@@ -297,7 +306,8 @@ static void round_trip_case(const char *mixer, const char *layer_case)
     assert_int_equal(plx_model_save(model, path), PLX_ERROR_EXISTS);
     expect_ok(context, plx_model_load(context, path, NULL, &again));
     if (strcmp(plx_model_config(model), plx_model_config(again)) != 0)
-        fail_msg("%s %s: the config changed:\n%s\n%s", mixer, layer_case, plx_model_config(model), plx_model_config(again));
+        fail_msg("%s %s: the config changed:\n%s\n%s", mixer, layer_case, plx_model_config(model),
+                 plx_model_config(again));
     double *a = test_logits(model, &batch.batch), *b = test_logits(again, &batch.batch);
     if (memcmp(a, b, 2 * 15 * VOCAB * sizeof *a) != 0) fail_msg("%s %s: the logits changed", mixer, layer_case);
     free(a);
@@ -342,9 +352,11 @@ static void edges_agree_with_the_reference(void **state)
     for (size_t m = 0; plx_mixers[m] != NULL; m++)
         for (size_t s = 0; s < sizeof shapes / sizeof *shapes && mixer_is_tested(plx_mixers[m]->name); s++) {
             char layer[128];
-            snprintf(layer, sizeof layer, "{\"num_attention_heads\": %zu, \"num_key_value_heads\": %zu, \"head_dim\": %zu}", shapes[s].heads,
+            snprintf(layer, sizeof layer,
+                     "{\"num_attention_heads\": %zu, \"num_key_value_heads\": %zu, \"head_dim\": %zu}", shapes[s].heads,
                      shapes[s].kv, shapes[s].dim);
-            /* deviation 0.3 would push the logits of wide heads far beyond 10: the embedding is normalised, so width alone does it */
+            /* deviation 0.3 would push the logits of wide heads far beyond 10: the embedding is normalised, so width
+             * alone does it */
             char *config = test_config(plx_mixers[m]->name, layer, 1, "\"hidden_size\": 8");
             plx_model *fast = test_model(context, config, PLX_F32, 5), *exact = test_model(context, config, PLX_F64, 5);
             test_batch batch = make_batch(2, shapes[s].length, VOCAB, 50, s);

@@ -22,7 +22,8 @@ static double training_loss(plx_model *model, const plx_batch *batch, int flags)
     expect_ok(model->context, plx_loss_pass_create(model->context, batch->rows * batch->length, &pass));
     pass.scale = 1.0 / plx_batch_weight(batch);
     plx_arena_init(&arena, model);
-    expect_ok(model->context, plx_arena_run(&arena, batch, NULL, NULL, flags | PLX_PASS_TRAINING, 3, 9, plx_pass_loss, &pass));
+    expect_ok(model->context,
+              plx_arena_run(&arena, batch, NULL, NULL, flags | PLX_PASS_TRAINING, 3, 9, plx_pass_loss, &pass));
     plx_loss_pass_score(&pass, batch, &score);
     plx_arena_release(&arena);
     plx_loss_pass_release(model->context, &pass);
@@ -37,7 +38,8 @@ static void dropout_backward_matches_its_forward(void **state)
     char *config = test_config("grassmann", PAPER, 2, "\"dropout\": 0.4");
     plx_model *model = test_model(context, config, PLX_F64, 5);
     test_batch batch = make_batch(2, 9, VOCAB, 0, 3);
-    for (size_t i = 0; i < 18; i++) batch.inputs[i] = (int32_t)(i * 5 % VOCAB); /* no repeats: their planes have kinks */
+    for (size_t i = 0; i < 18; i++)
+        batch.inputs[i] = (int32_t)(i * 5 % VOCAB); /* no repeats: their planes have kinks */
     for (int recompute = 0; recompute < 2; recompute++) {
         model->config.layers[0].recompute = recompute == 1;
         plx_model_free_gradients(model);
@@ -59,7 +61,8 @@ static void dropout_backward_matches_its_forward(void **state)
         }
         expect_ok(context, plx_model_write_tensor(model, name, w, n));
         double measured = (moved[0] - moved[1]) / 2e-5;
-        if (!(fabs(measured - slope) < 1e-6 * fabs(slope) + 1e-9)) fail_msg("slope %.10g, measured %.10g", slope, measured);
+        if (!(fabs(measured - slope) < 1e-6 * fabs(slope) + 1e-9))
+            fail_msg("slope %.10g, measured %.10g", slope, measured);
         free(w);
         free(g);
     }
@@ -85,7 +88,8 @@ static void dropout_without_a_block_for_it_is_refused(void **state)
     plx_context_free(context);
 }
 
-/* A vocabulary so large that the loss works through the rows in several chunks, against the loss of the whole logits. */
+/* A vocabulary so large that the loss works through the rows in several chunks, against the loss of the whole logits.
+ */
 static void loss_in_chunks_is_the_loss_of_the_logits(void **state)
 {
     (void)state;
@@ -116,7 +120,8 @@ static void loss_in_chunks_is_the_loss_of_the_logits(void **state)
     plx_context_free(context);
 }
 
-/* Matrices stored in 16 bits: kept so they give the bits of their conversion to f32; they do not train, and save as they are. */
+/* Matrices stored in 16 bits: kept so they give the bits of their conversion to f32; they do not train, and save as
+ * they are. */
 static void weights_of_16_bits(void **state)
 {
     (void)state;
@@ -134,7 +139,8 @@ static void weights_of_16_bits(void **state)
         assert_non_null(mkdtemp(directory));
         snprintf(path, sizeof path, "%s/model", directory);
         snprintf(again, sizeof again, "%s/again", directory);
-        snprintf(command, sizeof command, "cmp -s %s/model.safetensors %s/model.safetensors && rm -r %s", path, again, directory);
+        snprintf(command, sizeof command, "cmp -s %s/model.safetensors %s/model.safetensors && rm -r %s", path, again,
+                 directory);
         expect_ok(context, plx_node_parse_json(context, "test", text, strlen(text), &root));
         expect_ok(context, plx_config_parse(context, root, &config));
         expect_ok(context, plx_model_outline(context, &config, PLX_F32, &model));
@@ -187,7 +193,9 @@ static void plans_agree_with_what_runs(void **state)
     expect_ok(context, plx_plan_config(context, root, 4, 16, 3, &less));
     expect_ok(context, plx_trainer_create(model, &options, 4, 16, &trainer));
     assert_int_equal(trainer->arena.bytes, plan.bytes.activations + plan.bytes.scratch);
-    assert_int_equal(plan.layers[0].parameters + plan.layers[1].parameters + plan.layers[2].parameters + (VOCAB + 1) * 24, plan.parameters);
+    assert_int_equal(plan.layers[0].parameters + plan.layers[1].parameters + plan.layers[2].parameters +
+                         (VOCAB + 1) * 24,
+                     plan.parameters);
     assert_true(less.bytes.activations < plan.bytes.activations);
     plx_trainer_free(trainer);
     options.recompute = 3;

@@ -46,7 +46,8 @@ static void test_schedule(void **state)
 
 static void test_recipe_errors(void **state)
 {
-    static const struct { const char *text, *override, *wanted[3]; } cases[] = {
+    static const struct { const char *text, *override, *wanted[3];
+    } cases[] = {
         {TINY_TASK "out: x\nmodell: 1\n", NULL, {"r.yaml:", "modell", "'model'"}},
         {TINY_TASK, NULL, {"r.yaml", "'out'"}},
         {"train: {steps: 3}\nout: x\n", NULL, {"r.yaml", "'model'"}},
@@ -70,19 +71,29 @@ static void test_recipe_errors(void **state)
         {TINY_TASK "out: x\n", "model.num_attention_heads=3", {"num_attention_heads", "3", "16"}},
         {TINY_TASK "out: x\n", "model.layers=[]", {"layers"}},
         {TINY_TASK "out: x\n", "model.layers=[{mixer: attention, repeat: 0}]", {"repeat"}},
-        {TINY_TASK "out: x\n", "model.layers=[{mixer: attention, repeat: 4000}, {mixer: attention, repeat: 4000}]",
+        {TINY_TASK "out: x\n",
+         "model.layers=[{mixer: attention, repeat: 4000}, {mixer: attention, repeat: 4000}]",
          {"repeat", "4096"}},
         {TINY_TASK "out: x\n", "model.layers=[7]", {"mapping"}},
         /* lines: the model's section begins the file */
         {"model:\n  hidden_size: 16\n  intermediate_sise: 3\n  num_attention_heads: 2\n  layers: [{mixer: attention}]\n"
-         "data: {task: mqar}\nout: x\n", NULL, {"r.yaml", "intermediate_si"}},
+         "data: {task: mqar}\nout: x\n",
+         NULL,
+         {"r.yaml", "intermediate_si"}},
         {"model:\n  hidden_size: 16\n  intermediate_size: 8\n  num_attention_heads: 2\n  layers:\n    - mixer: nexus\n"
-         "    - mixer: attention\n      repeat: 2\n      window: 0\ndata: {task: mqar}\nout: x\n", NULL,
+         "    - mixer: attention\n      repeat: 2\n      window: 0\ndata: {task: mqar}\nout: x\n",
+         NULL,
          {"r.yaml:9", "window", "0"}},
-        {"model:\n  hidden_size: 16\n  intermediate_size: 8\n  num_attention_heads: 2\n  layers:\n    - mixer: attention\n"
-         "      windw: 4\n      repeat: 2\ndata: {task: mqar}\nout: x\n", NULL, {"r.yaml:7", "windw", "'window'"}},
-        {"model:\n  hidden_size: 16\n  intermediate_size: 8\n  num_attention_heads: 2\n  layers:\n    - mixer: atention\n"
-         "data: {task: mqar}\nout: x\n", NULL, {"r.yaml:6", "atention"}},
+        {"model:\n  hidden_size: 16\n  intermediate_size: 8\n  num_attention_heads: 2\n  layers:\n    - mixer: "
+         "attention\n"
+         "      windw: 4\n      repeat: 2\ndata: {task: mqar}\nout: x\n",
+         NULL,
+         {"r.yaml:7", "windw", "'window'"}},
+        {"model:\n  hidden_size: 16\n  intermediate_size: 8\n  num_attention_heads: 2\n  layers:\n    - mixer: "
+         "atention\n"
+         "data: {task: mqar}\nout: x\n",
+         NULL,
+         {"r.yaml:6", "atention"}},
         {"a: [1, 2\n", NULL, {"r.yaml"}},
     };
     plx_context *context = test_context(1, NULL, NULL);

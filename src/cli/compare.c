@@ -60,14 +60,15 @@ static void print_group(plx_cli *cli, const plx_comparison *comparison, size_t g
         if ((int)strlen(comparison->rows[i].name) > width) width = (int)strlen(comparison->rows[i].name);
     if (about->task) cli_print(cli, "\nTask %s (chance %.3f)\n", about->title, about->chance);
     else cli_print(cli, "\n%s\n", about->title);
-    cli_print(cli, "%-*s  %10s  %11s  %8s  %7s  %6s  %16s  %16s\n", width, "model", "parameters", "flops/token", "tokens/s", "lr", "steps", "valid loss",
-              about->task ? "accuracy" : "bits per byte");
+    cli_print(cli, "%-*s  %10s  %11s  %8s  %7s  %6s  %16s  %16s\n", width, "model", "parameters", "flops/token",
+              "tokens/s", "lr", "steps", "valid loss", about->task ? "accuracy" : "bits per byte");
     for (size_t i = 0; i < comparison->row_count; i++) {
         const plx_compare_row *row = &comparison->rows[i];
         char flops[32], loss[48], last[48];
         if (row->group != group) continue;
-        cli_print(cli, "%-*s  %10zu  %11s  %8.0f  %7g  %6zu  %16s  %16s\n", width, row->name, row->parameters, cli_count_text(row->flops_per_token, flops),
-                  row->tokens_per_second, row->lr, row->steps, metric_text(row->loss, row->loss_spread, row->runs, loss),
+        cli_print(cli, "%-*s  %10zu  %11s  %8.0f  %7g  %6zu  %16s  %16s\n", width, row->name, row->parameters,
+                  cli_count_text(row->flops_per_token, flops), row->tokens_per_second, row->lr, row->steps,
+                  metric_text(row->loss, row->loss_spread, row->runs, loss),
                   about->task ? metric_text(row->accuracy, row->accuracy_spread, row->runs, last)
                               : metric_text(row->bits, row->bits_spread, row->runs, last));
     }
@@ -89,7 +90,8 @@ static bool several_tasks(const plx_comparison *comparison)
 static const plx_compare_row *row_of(const plx_comparison *comparison, size_t group, const char *model)
 {
     for (size_t i = 0; i < comparison->row_count; i++)
-        if (comparison->rows[i].group == group && strcmp(model_of(comparison, &comparison->rows[i]), model) == 0) return &comparison->rows[i];
+        if (comparison->rows[i].group == group && strcmp(model_of(comparison, &comparison->rows[i]), model) == 0)
+            return &comparison->rows[i];
     return NULL;
 }
 
@@ -99,11 +101,14 @@ static void print_tasks(plx_cli *cli, const plx_comparison *comparison)
     char text[48];
     int width = 6;
     for (size_t i = 0; i < comparison->row_count; i++)
-        if ((int)strlen(model_of(comparison, &comparison->rows[i])) > width) width = (int)strlen(model_of(comparison, &comparison->rows[i]));
+        if ((int)strlen(model_of(comparison, &comparison->rows[i])) > width)
+            width = (int)strlen(model_of(comparison, &comparison->rows[i]));
     cli_print(cli, "\nAccuracy\n%-*s", width, "model");
-    for (size_t group = 0; group < comparison->group_count; group++) cli_print(cli, "  %16s", comparison->groups[group].title);
+    for (size_t group = 0; group < comparison->group_count; group++)
+        cli_print(cli, "  %16s", comparison->groups[group].title);
     cli_print(cli, "\n%-*s", width, "chance");
-    for (size_t group = 0; group < comparison->group_count; group++) cli_print(cli, "  %16.3f", comparison->groups[group].chance);
+    for (size_t group = 0; group < comparison->group_count; group++)
+        cli_print(cli, "  %16.3f", comparison->groups[group].chance);
     cli_print(cli, "\n");
     for (size_t i = 0; i < comparison->row_count; i++) {
         const char *model = model_of(comparison, &comparison->rows[i]);
@@ -113,7 +118,8 @@ static void print_tasks(plx_cli *cli, const plx_comparison *comparison)
         cli_print(cli, "%-*s", width, model);
         for (size_t group = 0; group < comparison->group_count; group++) {
             const plx_compare_row *row = row_of(comparison, group, model);
-            cli_print(cli, "  %16s", row == NULL ? "" : metric_text(row->accuracy, row->accuracy_spread, row->runs, text));
+            cli_print(cli, "  %16s",
+                      row == NULL ? "" : metric_text(row->accuracy, row->accuracy_spread, row->runs, text));
         }
         cli_print(cli, "\n");
     }
@@ -138,12 +144,14 @@ static int print_json(plx_cli *cli, const plx_comparison *comparison, const char
     int result = 0;
     for (size_t i = 0; i < comparison->run_count && result == 0; i++) {
         const plx_compare_run *run = &comparison->runs[i];
-        result = cli_json(cli, json_pack("{s:s, s:I, s:f, s:I, s:I, s:f, s:f, s:o, s:o, s:o}", "recipe", recipes[run->recipe], "seed", (json_int_t)run->seed,
-                                         "lr", run->lr, "steps", (json_int_t)run->steps, "parameters", (json_int_t)run->result.parameters,
-                                         "flops_per_token", run->result.flops_per_token, "tokens_per_second", run->result.tokens_per_second,
-                                         "valid_loss", number_or_null(run->result.valid_loss),
-                                         "valid_bits_per_byte", number_or_null(run->result.valid_bits_per_byte),
-                                         "accuracy", number_or_null(run->result.valid_accuracy)));
+        result =
+            cli_json(cli, json_pack("{s:s, s:I, s:f, s:I, s:I, s:f, s:f, s:o, s:o, s:o}", "recipe",
+                                    recipes[run->recipe], "seed", (json_int_t)run->seed, "lr", run->lr, "steps",
+                                    (json_int_t)run->steps, "parameters", (json_int_t)run->result.parameters,
+                                    "flops_per_token", run->result.flops_per_token, "tokens_per_second",
+                                    run->result.tokens_per_second, "valid_loss", number_or_null(run->result.valid_loss),
+                                    "valid_bits_per_byte", number_or_null(run->result.valid_bits_per_byte), "accuracy",
+                                    number_or_null(run->result.valid_accuracy)));
     }
     return result;
 }
@@ -181,9 +189,11 @@ int cli_compare(plx_cli *cli, int argc, char **argv)
     double lrs[LRS_MOST];
     int lr_count = 0, result = cli_parse(cli, "compare", options, 1, -1, argc, argv);
     if (result != CLI_GO_ON) return result;
-    if (strcmp(equal, "tokens") != 0 && strcmp(equal, "flops") != 0) result = cli_usage_error("compare", "--equal is tokens or flops, not %s", equal);
+    if (strcmp(equal, "tokens") != 0 && strcmp(equal, "flops") != 0)
+        result = cli_usage_error("compare", "--equal is tokens or flops, not %s", equal);
     if (lr_list != NULL && (lr_count = read_lrs(lr_list, lrs)) < 0)
-        result = cli_usage_error("compare", "--lr takes up to %d numbers above 0 separated by commas, not %s", LRS_MOST, lr_list);
+        result = cli_usage_error("compare", "--lr takes up to %d numbers above 0 separated by commas, not %s", LRS_MOST,
+                                 lr_list);
     if (result != CLI_GO_ON) {
         cli_texts_free(&sets);
         return result;
@@ -192,22 +202,37 @@ int cli_compare(plx_cli *cli, int argc, char **argv)
     compare_view view = {.cli = cli};
     plx_comparison *comparison = NULL;
     plx_compare_options compare = {
-        .recipes = cli->arguments, .recipe_count = (size_t)cli->argument_count, .overrides = sets.items, .override_count = sets.count,
-        .seeds = seeds, .lrs = lrs, .lr_count = (size_t)lr_count, .equal = strcmp(equal, "flops") == 0 ? PLX_EQUAL_FLOPS : PLX_EQUAL_TOKENS,
-        .out = out, .sample_prompt = prompt, .sample_tokens = sample_tokens, .resume = resume,
-        .begin = begin_run, .event = on_event, .user = &view,
+        .recipes = cli->arguments,
+        .recipe_count = (size_t)cli->argument_count,
+        .overrides = sets.items,
+        .override_count = sets.count,
+        .seeds = seeds,
+        .lrs = lrs,
+        .lr_count = (size_t)lr_count,
+        .equal = strcmp(equal, "flops") == 0 ? PLX_EQUAL_FLOPS : PLX_EQUAL_TOKENS,
+        .out = out,
+        .sample_prompt = prompt,
+        .sample_tokens = sample_tokens,
+        .resume = resume,
+        .begin = begin_run,
+        .event = on_event,
+        .user = &view,
     };
     plx_status status = plx_compare(cli->context, &compare, &comparison);
     if (view.open) cli_run_view_end(&view.view);
     char *report = plx_format(cli->context, "%s/report.html", out), *command = command_text(argc, argv);
-    if (status == PLX_OK) status = plx_report_write(comparison, report != NULL ? report : "report.html", command != NULL ? command : "plexus compare");
+    if (status == PLX_OK)
+        status = plx_report_write(comparison, report != NULL ? report : "report.html",
+                                  command != NULL ? command : "plexus compare");
     if (status != PLX_OK) {
         result = cli_fail(cli, status);
-        if (status == PLX_CANCELLED) fprintf(stderr, "go on with: %s --resume\n", command != NULL ? command : "plexus compare ...");
+        if (status == PLX_CANCELLED)
+            fprintf(stderr, "go on with: %s --resume\n", command != NULL ? command : "plexus compare ...");
     } else if (cli->json) {
         result = print_json(cli, comparison, cli->arguments);
     } else {
-        for (size_t group = 0; group < comparison->group_count && !several_tasks(comparison); group++) print_group(cli, comparison, group);
+        for (size_t group = 0; group < comparison->group_count && !several_tasks(comparison); group++)
+            print_group(cli, comparison, group);
         if (several_tasks(comparison)) print_tasks(cli, comparison);
         print_samples(cli, comparison);
         cli_print(cli, "\nReport with loss curves: %s\n", report);

@@ -13,7 +13,8 @@ typedef struct cli_run_view {
     plx_run_event last;  /* the newest step */
 } cli_run_view;
 
-/* name: NULL for a single run. Also becomes the receiver of the context's progress reports (reading of texts, evaluation). */
+/* name: NULL for a single run. Also becomes the receiver of the context's progress reports (reading of texts,
+ * evaluation). */
 void cli_run_view_begin(cli_run_view *view, plx_cli *cli, const char *name);
 /* For plx_run_options.event, with the view as user. */
 void cli_run_view_event(void *view, const plx_run_event *event);

@@ -10,7 +10,14 @@
 
 #include <jansson.h>
 
-typedef enum plx_node_kind { PLX_NODE_NULL, PLX_NODE_BOOL, PLX_NODE_NUMBER, PLX_NODE_STRING, PLX_NODE_LIST, PLX_NODE_MAP } plx_node_kind;
+typedef enum plx_node_kind {
+    PLX_NODE_NULL,
+    PLX_NODE_BOOL,
+    PLX_NODE_NUMBER,
+    PLX_NODE_STRING,
+    PLX_NODE_LIST,
+    PLX_NODE_MAP
+} plx_node_kind;
 
 typedef struct plx_node {
     plx_node_kind kind;
@@ -29,9 +36,11 @@ typedef struct plx_node {
  * (64 levels, 16 MB text for YAML): hostile input gives an error, never a crash. Duplicate keys are errors.
  * `name` stands for the file in messages. */
 plx_status plx_node_read_yaml(plx_context *context, const char *path, plx_node **root);
-plx_status plx_node_parse_yaml(plx_context *context, const char *name, const char *text, size_t length, plx_node **root);
+plx_status plx_node_parse_yaml(plx_context *context, const char *name, const char *text, size_t length,
+                               plx_node **root);
 plx_status plx_node_read_json(plx_context *context, const char *path, plx_node **root);
-plx_status plx_node_parse_json(plx_context *context, const char *name, const char *text, size_t length, plx_node **root);
+plx_status plx_node_parse_json(plx_context *context, const char *name, const char *text, size_t length,
+                               plx_node **root);
 void plx_node_free(plx_context *context, plx_node *root);
 const plx_node *plx_node_find(const plx_node *map, const char *key); /* NULL when absent */
 /* Applies "a.b.c=value" (value in YAML) to the tree, making mappings on the way. */
@@ -65,7 +74,8 @@ plx_status plx_keys_choice(plx_keys *keys, const char *key, const char *choices,
 /* A list of up to `most` whole numbers >= least; *count is in: the default's length, out: the length. */
 plx_status plx_keys_sizes(plx_keys *keys, const char *key, size_t *values, size_t *count, size_t most, size_t least);
 /* An error placed at the key's line: "recipe.yaml:7: train.lr: MESSAGE"; key NULL: at the section's. */
-plx_status plx_keys_fail(plx_keys *keys, const char *key, const char *format, ...) __attribute__((format(printf, 3, 4)));
+plx_status plx_keys_fail(plx_keys *keys, const char *key, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 /* Unknown keys are errors here. */
 plx_status plx_keys_close(plx_keys *keys);
 

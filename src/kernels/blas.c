@@ -9,10 +9,10 @@
 #include <limits.h>
 #include <string.h>
 
-/* A row of C = A B^T must not depend on how many rows there are: a step is then equal to forward, and a prompt in a batch
- * to the prompt alone, to the last bits that later layers may blow up. OpenBLAS keeps that promise but for small
- * products (measured: C of up to about 1,200 elements, on AVX-512), which it hands to other code. So A's rows are padded
- * until C has this many. */
+/* A row of C = A B^T must not depend on how many rows there are: a step is then equal to forward, and a prompt in a
+ * batch to the prompt alone, to the last bits that later layers may blow up. OpenBLAS keeps that promise but for small
+ * products (measured: C of up to about 1,200 elements, on AVX-512), which it hands to other code. So A's rows are
+ * padded until C has this many. */
 #define LEAST_TILE ((size_t)2048)
 
 typedef struct matmul_job {
@@ -95,17 +95,18 @@ static void add_bias(const matmul_job *job, float *c, size_t rows, size_t column
 static size_t padded_rows(size_t columns) { return (LEAST_TILE + columns - 1) / columns; }
 
 /* A small tile, as the top of one with enough rows. */
-static void padded_tile(const matmul_job *job, float *memory, const float *left, const float *right, float *c, size_t rows,
-                        size_t columns)
+static void padded_tile(const matmul_job *job, float *memory, const float *left, const float *right, float *c,
+                        size_t rows, size_t columns)
 {
     const plx_matmul_args *a = job->a;
     size_t all = padded_rows(columns);
     float *x = memory, *y = memory + all * a->k, beta = (float)a->beta;
     for (size_t i = 0; i < rows; i++)
-        for (size_t k = 0; k < a->k; k++) x[i * a->k + k] = a->transpose_a ? left[k * job->lda + i] : left[i * job->lda + k];
+        for (size_t k = 0; k < a->k; k++)
+            x[i * a->k + k] = a->transpose_a ? left[k * job->lda + i] : left[i * job->lda + k];
     memset(x + rows * a->k, 0, (all - rows) * a->k * sizeof *x);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)all, (int)columns, (int)a->k, 1, x, (int)a->k, right, (int)job->ldb,
-                0, y, (int)columns);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)all, (int)columns, (int)a->k, 1, x, (int)a->k, right,
+                (int)job->ldb, 0, y, (int)columns);
     for (size_t i = 0; i < rows; i++)
         for (size_t j = 0; j < columns; j++)
             c[i * a->ldc + j] = (beta == 0 ? 0 : beta * c[i * a->ldc + j]) + y[i * columns + j];
@@ -168,7 +169,8 @@ plx_status plx_matmul_blas(plx_context *context, const void *arguments)
     if (a->transpose_b) { /* the narrowest tile needs most */
         size_t least = a->n % job.tile_columns != 0 ? a->n % job.tile_columns : job.tile_columns;
         size_t rows = a->m % job.tile_rows != 0 ? a->m % job.tile_rows : job.tile_rows;
-        if (rows * least < LEAST_TILE) job.padded_size = (padded_rows(least) * (a->k + least) + LEAST_TILE + 15) / 16 * 16;
+        if (rows * least < LEAST_TILE)
+            job.padded_size = (padded_rows(least) * (a->k + least) + LEAST_TILE + 15) / 16 * 16;
     }
     size_t a_rows = a->transpose_a ? a->k : a->m, a_width = a->transpose_a ? a->m : a->k;
     size_t b_rows = a->transpose_b ? a->n : a->k, b_width = a->transpose_b ? a->k : a->n;

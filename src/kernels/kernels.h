@@ -119,27 +119,68 @@ extern const plx_op plx_op_rope;
 /* swiglu: y = silu(gate) * up */
 typedef struct plx_swiglu_args { plx_type type; size_t count; const void *gate, *up; void *y; } plx_swiglu_args;
 extern const plx_op plx_op_swiglu_forward;
-typedef struct plx_swiglu_backward_args { plx_type type; size_t count; const void *gate, *up, *dy; void *dgate, *dup; } plx_swiglu_backward_args;
+typedef struct plx_swiglu_backward_args {
+    plx_type type;
+    size_t count;
+    const void *gate, *up, *dy;
+    void *dgate, *dup;
+} plx_swiglu_backward_args;
 extern const plx_op plx_op_swiglu_backward; /* dgate, dup may be dy, or gate and up, themselves */
 /* gelu: y = x * (1 + erf(x / sqrt 2)) / 2 */
 typedef struct plx_gelu_args { plx_type type; size_t count; const void *x; void *y; } plx_gelu_args;
 extern const plx_op plx_op_gelu_forward;
-typedef struct plx_gelu_backward_args { plx_type type; size_t count; const void *x, *dy; void *dx; } plx_gelu_backward_args;
+typedef struct plx_gelu_backward_args {
+    plx_type type;
+    size_t count;
+    const void *x, *dy;
+    void *dx;
+} plx_gelu_backward_args;
 extern const plx_op plx_op_gelu_backward; /* dx may be dy */
 /* add: y = alpha * a + beta * b; y may be a or b. b may be NULL when beta is 0 */
-typedef struct plx_add_args { plx_type type; size_t count; const void *a, *b; void *y; double alpha, beta; } plx_add_args;
+typedef struct plx_add_args {
+    plx_type type;
+    size_t count;
+    const void *a, *b;
+    void *y;
+    double alpha, beta;
+} plx_add_args;
 extern const plx_op plx_op_add;
 /* dropout: y = x * keep / (1 - p), keep a function of (seed, stream, index); y may be x. Its own backward */
-typedef struct plx_dropout_args { plx_type type; size_t count; const void *x; void *y; double p; uint64_t seed, stream; } plx_dropout_args;
+typedef struct plx_dropout_args {
+    plx_type type;
+    size_t count;
+    const void *x;
+    void *y;
+    double p;
+    uint64_t seed, stream;
+} plx_dropout_args;
 extern const plx_op plx_op_dropout;
 
 /* ---- embedding: y[tokens, width] = table[id]; backward: dtable[id] += dy, in the order of the tokens ---- */
-typedef struct plx_embedding_args { plx_type type, table_type; const int32_t *ids; size_t tokens, width, vocab; const void *table; void *y; } plx_embedding_args;
+typedef struct plx_embedding_args {
+    plx_type type, table_type;
+    const int32_t *ids;
+    size_t tokens, width, vocab;
+    const void *table;
+    void *y;
+} plx_embedding_args;
 extern const plx_op plx_op_embedding_forward;
-typedef struct plx_embedding_backward_args { plx_type type; const int32_t *ids; size_t tokens, width, vocab; const void *dy; void *dtable; } plx_embedding_backward_args;
+typedef struct plx_embedding_backward_args {
+    plx_type type;
+    const int32_t *ids;
+    size_t tokens, width, vocab;
+    const void *dy;
+    void *dtable;
+} plx_embedding_backward_args;
 extern const plx_op plx_op_embedding_backward;
 /* gather: y[count, width] = x[index[i], width] */
-typedef struct plx_gather_args { plx_type type; const int32_t *index; size_t count, width; const void *x; void *y; } plx_gather_args;
+typedef struct plx_gather_args {
+    plx_type type;
+    const int32_t *index;
+    size_t count, width;
+    const void *x;
+    void *y;
+} plx_gather_args;
 extern const plx_op plx_op_gather;
 
 /* ---- cross_entropy over rows of logits ----
@@ -161,10 +202,20 @@ extern const plx_op plx_op_cross_entropy;
 
 /* ---- append: rows of new tokens into a history (decoding state) ----
  * token t of row b, x[b,t,width], goes to index past[b] + t of the sequence. */
-typedef struct plx_append_args { plx_type type; plx_sequence sequence; plx_history history; const void *x; } plx_append_args;
+typedef struct plx_append_args {
+    plx_type type;
+    plx_sequence sequence;
+    plx_history history;
+    const void *x;
+} plx_append_args;
 extern const plx_op plx_op_append;
 /* move: each of `rows` rows moves `count[b]` tokens from index `from[b]` to the row's beginning (ranges may overlap) */
-typedef struct plx_move_args { plx_type type; plx_history history; size_t rows; const int32_t *from, *count; } plx_move_args;
+typedef struct plx_move_args {
+    plx_type type;
+    plx_history history;
+    size_t rows;
+    const int32_t *from, *count;
+} plx_move_args;
 extern const plx_op plx_op_move;
 
 /* ---- optimiser ---- */
@@ -190,7 +241,9 @@ void *plx_kernel_scratch(plx_context *context, size_t bytes);
 
 /* Levels: PLX_LEVELS(X) names those that this build has, best first. */
 #if defined(__x86_64__)
-#define PLX_LEVELS(X, ...) X(avx512, PLX_LEVEL_AVX512, __VA_ARGS__) X(avx2, PLX_LEVEL_AVX2, __VA_ARGS__) X(portable, PLX_LEVEL_PORTABLE, __VA_ARGS__)
+#define PLX_LEVELS(X, ...)                                                                                             \
+    X(avx512, PLX_LEVEL_AVX512, __VA_ARGS__)                                                                           \
+    X(avx2, PLX_LEVEL_AVX2, __VA_ARGS__) X(portable, PLX_LEVEL_PORTABLE, __VA_ARGS__)
 #else
 #define PLX_LEVELS(X, ...) X(portable, PLX_LEVEL_PORTABLE, __VA_ARGS__)
 #endif

@@ -39,13 +39,14 @@ static char *title_of(plx_context *context, const plx_recipe *recipe)
     return plx_strdup(context, "text");
 }
 
-static plx_status load(plx_context *context, const plx_compare_options *options, size_t index, const char *const *more, size_t more_count,
-                       plx_recipe **recipe)
+static plx_status load(plx_context *context, const plx_compare_options *options, size_t index, const char *const *more,
+                       size_t more_count, plx_recipe **recipe)
 {
     size_t count = options->override_count + more_count;
     const char **overrides = plx_alloc_array(context, count + 1, sizeof *overrides);
     if (overrides == NULL) return plx_context_error(context)->code;
-    for (size_t i = 0; i < count; i++) overrides[i] = i < options->override_count ? options->overrides[i] : more[i - options->override_count];
+    for (size_t i = 0; i < count; i++)
+        overrides[i] = i < options->override_count ? options->overrides[i] : more[i - options->override_count];
     plx_status status = plx_recipe_load(context, options->recipes[index], overrides, count, recipe);
     plx_free(context, overrides);
     return status;
@@ -64,7 +65,8 @@ static plx_status data_text(plx_context *context, const plx_recipe *recipe, char
     return plx_fail(context, PLX_ERROR_MEMORY, "no memory left to compare data sections");
 }
 
-static plx_status inspect(plx_comparison *comparison, const plx_compare_options *options, subject *subjects, size_t index)
+static plx_status inspect(plx_comparison *comparison, const plx_compare_options *options, subject *subjects,
+                          size_t index)
 {
     plx_context *context = comparison->context;
     plx_recipe *recipe;
@@ -86,7 +88,8 @@ static plx_status inspect(plx_comparison *comparison, const plx_compare_options 
     }
     if (status == PLX_OK && one->group == comparison->group_count) {
         plx_compare_group *group = &comparison->groups[comparison->group_count];
-        *group = (plx_compare_group){.task = recipe->data.task, .chance = recipe->data.chance, .title = title_of(context, recipe)};
+        *group = (plx_compare_group){
+            .task = recipe->data.task, .chance = recipe->data.chance, .title = title_of(context, recipe)};
         if (group->title == NULL) status = plx_context_error(context)->code;
         else comparison->group_count++;
     }
@@ -106,10 +109,11 @@ static plx_status settle_steps(plx_comparison *comparison, const plx_compare_opt
         double steps = tokens / (double)subjects[i].tokens_per_step;
         if (options->equal == PLX_EQUAL_TOKENS && steps != (double)subjects[i].steps)
             return plx_fail(comparison->context, PLX_ERROR_VALUE,
-                            "%s trains on %.0f tokens and %s on %.0f: give both the same steps and batch (--set train.steps=%.0f), or compare by "
+                            "%s trains on %.0f tokens and %s on %.0f: give both the same steps and batch (--set "
+                            "train.steps=%.0f), or compare by "
                             "--equal flops",
-                            options->recipes[first], tokens, options->recipes[i], (double)subjects[i].steps * (double)subjects[i].tokens_per_step,
-                            ceil(steps));
+                            options->recipes[first], tokens, options->recipes[i],
+                            (double)subjects[i].steps * (double)subjects[i].tokens_per_step, ceil(steps));
         subjects[i].steps = steps < 1 ? 1 : (size_t)llround(steps);
     }
     return PLX_OK;
@@ -126,7 +130,9 @@ static plx_status write_sample(plx_context *context, const plx_compare_options *
     generate.sampling.seed = run->seed;
     PLX_TRY(plx_model_load(context, run->directory, NULL, &model));
     plx_status status = plx_tokenizer_open(context, model->config.tokenizer, &tokenizer);
-    if (status == PLX_OK) status = plx_generate(model, tokenizer, options->sample_prompt, strlen(options->sample_prompt), &generate, &text);
+    if (status == PLX_OK)
+        status =
+            plx_generate(model, tokenizer, options->sample_prompt, strlen(options->sample_prompt), &generate, &text);
     if (status == PLX_OK) {
         run->sample = plx_format(context, "%s%.*s", options->sample_prompt, (int)text.bytes, text.text);
         if (run->sample == NULL) status = plx_context_error(context)->code;
@@ -137,14 +143,16 @@ static plx_status write_sample(plx_context *context, const plx_compare_options *
     return status;
 }
 
-static plx_status train_one(plx_comparison *comparison, const plx_compare_options *options, const subject *subjects, size_t index)
+static plx_status train_one(plx_comparison *comparison, const plx_compare_options *options, const subject *subjects,
+                            size_t index)
 {
     plx_context *context = comparison->context;
     plx_compare_run *run = &comparison->runs[index];
     const subject *one = &subjects[run->recipe];
     plx_recipe *recipe = NULL;
     char seed[48], lr[64], steps[64];
-    run->directory = plx_format(context, "%s/%s-lr%g-seed%llu", options->out, comparison->names[run->recipe], run->lr, (unsigned long long)run->seed);
+    run->directory = plx_format(context, "%s/%s-lr%g-seed%llu", options->out, comparison->names[run->recipe], run->lr,
+                                (unsigned long long)run->seed);
     char *out = run->directory != NULL ? plx_format(context, "out=%s", run->directory) : NULL;
     if (out == NULL) return plx_context_error(context)->code;
     snprintf(seed, sizeof seed, "train.seed=%llu", (unsigned long long)run->seed);
@@ -153,16 +161,19 @@ static plx_status train_one(plx_comparison *comparison, const plx_compare_option
     const char *more[] = {seed, lr, steps, out};
     plx_status status = load(context, options, run->recipe, more, 4, &recipe);
     if (status == PLX_OK) {
-        char *label = plx_format(context, "%s seed %llu lr %g", comparison->names[run->recipe], (unsigned long long)run->seed, run->lr);
+        char *label = plx_format(context, "%s seed %llu lr %g", comparison->names[run->recipe],
+                                 (unsigned long long)run->seed, run->lr);
         char *metrics = plx_format(context, "%s/metrics.jsonl", run->directory);
         bool there = metrics != NULL && plx_file_exists(metrics);
         if (options->begin != NULL && label != NULL) options->begin(options->user, index, comparison->run_count, label);
-        plx_run_options run_options = {.resume = options->resume && there, .event = options->event, .user = options->user};
+        plx_run_options run_options = {
+            .resume = options->resume && there, .event = options->event, .user = options->user};
         status = plx_recipe_train(recipe, &run_options, &run->result);
         plx_free(context, label);
         plx_free(context, metrics);
     }
-    if (status == PLX_OK && options->sample_prompt != NULL && !recipe->data.task) status = write_sample(context, options, run);
+    if (status == PLX_OK && options->sample_prompt != NULL && !recipe->data.task)
+        status = write_sample(context, options, run);
     plx_recipe_free(recipe);
     plx_free(context, out);
     return status;
@@ -185,14 +196,16 @@ static double mean_of(const plx_compare_run *runs, size_t count, metric value, d
 }
 
 /* Runs of one recipe at one learning rate lie together; the learning rate with the best mean wins. */
-static void fill_row(plx_comparison *comparison, const plx_compare_options *options, const subject *subjects, size_t recipe)
+static void fill_row(plx_comparison *comparison, const plx_compare_options *options, const subject *subjects,
+                     size_t recipe)
 {
     size_t lrs = options->lr_count > 0 ? options->lr_count : 1, best = 0;
     double best_loss = INFINITY;
     for (size_t l = 0; l < lrs; l++) {
         const plx_compare_run *runs = &comparison->runs[(recipe * lrs + l) * options->seeds];
         bool task = comparison->groups[subjects[recipe].group].task;
-        double loss = task ? -mean_of(runs, options->seeds, metric_accuracy, NULL) : mean_of(runs, options->seeds, metric_loss, NULL);
+        double loss = task ? -mean_of(runs, options->seeds, metric_accuracy, NULL)
+                           : mean_of(runs, options->seeds, metric_loss, NULL);
         if (loss < best_loss) {
             best_loss = loss;
             best = l;
@@ -218,14 +231,18 @@ static void fill_row(plx_comparison *comparison, const plx_compare_options *opti
 static plx_status lay_out(plx_comparison *comparison, const plx_compare_options *options, const subject *subjects)
 {
     size_t lrs = options->lr_count > 0 ? options->lr_count : 1, at = 0;
-    comparison->runs = plx_alloc_array(comparison->context, options->recipe_count * lrs * options->seeds, sizeof *comparison->runs);
+    comparison->runs =
+        plx_alloc_array(comparison->context, options->recipe_count * lrs * options->seeds, sizeof *comparison->runs);
     if (comparison->runs == NULL) return plx_context_error(comparison->context)->code;
     comparison->run_count = options->recipe_count * lrs * options->seeds;
     for (size_t r = 0; r < options->recipe_count; r++)
         for (size_t l = 0; l < lrs; l++)
             for (size_t s = 0; s < options->seeds; s++)
-                comparison->runs[at++] = (plx_compare_run){.recipe = r, .seed = subjects[r].seed + s, .steps = subjects[r].steps,
-                                                           .lr = options->lr_count > 0 ? options->lrs[l] : subjects[r].lr};
+                comparison->runs[at++] =
+                    (plx_compare_run){.recipe = r,
+                                      .seed = subjects[r].seed + s,
+                                      .steps = subjects[r].steps,
+                                      .lr = options->lr_count > 0 ? options->lrs[l] : subjects[r].lr};
     return PLX_OK;
 }
 
@@ -234,7 +251,8 @@ plx_status plx_compare(plx_context *context, const plx_compare_options *options,
     plx_status status = PLX_OK;
     size_t count = options->recipe_count;
     *made = NULL;
-    if (count == 0 || options->seeds == 0) return plx_fail(context, PLX_ERROR_VALUE, "nothing to compare: give at least one recipe and one seed");
+    if (count == 0 || options->seeds == 0)
+        return plx_fail(context, PLX_ERROR_VALUE, "nothing to compare: give at least one recipe and one seed");
     plx_comparison *comparison = plx_alloc(context, sizeof *comparison);
     subject *subjects = plx_alloc_array(context, count, sizeof *subjects);
     if (comparison == NULL || subjects == NULL) {
@@ -246,20 +264,24 @@ plx_status plx_compare(plx_context *context, const plx_compare_options *options,
     comparison->names = plx_alloc_array(context, count, sizeof *comparison->names);
     comparison->rows = plx_alloc_array(context, count, sizeof *comparison->rows);
     comparison->groups = plx_alloc_array(context, count, sizeof *comparison->groups);
-    if (comparison->names == NULL || comparison->rows == NULL || comparison->groups == NULL) status = plx_context_error(context)->code;
+    if (comparison->names == NULL || comparison->rows == NULL || comparison->groups == NULL)
+        status = plx_context_error(context)->code;
     for (size_t i = 0; i < count && status == PLX_OK; i++) {
         comparison->row_count = i + 1;
         comparison->names[i] = name_of(context, options->recipes[i]);
         if (comparison->names[i] == NULL) status = plx_context_error(context)->code;
         for (size_t j = 0; j < i && status == PLX_OK; j++)
             if (strcmp(comparison->names[i], comparison->names[j]) == 0)
-                status = plx_fail(context, PLX_ERROR_VALUE, "two recipes are named %s: rename one, since their runs share a directory's name", comparison->names[i]);
+                status = plx_fail(context, PLX_ERROR_VALUE,
+                                  "two recipes are named %s: rename one, since their runs share a directory's name",
+                                  comparison->names[i]);
         if (status == PLX_OK) status = inspect(comparison, options, subjects, i);
     }
     if (status == PLX_OK) status = settle_steps(comparison, options, subjects);
     if (status == PLX_OK) status = lay_out(comparison, options, subjects);
     if (status == PLX_OK) status = plx_directory_make(context, options->out);
-    for (size_t i = 0; i < comparison->run_count && status == PLX_OK; i++) status = train_one(comparison, options, subjects, i);
+    for (size_t i = 0; i < comparison->run_count && status == PLX_OK; i++)
+        status = train_one(comparison, options, subjects, i);
     for (size_t i = 0; i < count && status == PLX_OK; i++) fill_row(comparison, options, subjects, i);
     for (size_t i = 0; i < count; i++) plx_free(context, subjects[i].data);
     plx_free(context, subjects);
@@ -280,7 +302,8 @@ void plx_comparison_free(plx_comparison *comparison)
         plx_free(context, comparison->runs[i].sample);
     }
     for (size_t i = 0; i < comparison->group_count; i++) plx_free(context, comparison->groups[i].title);
-    for (size_t i = 0; comparison->names != NULL && i < comparison->row_count; i++) plx_free(context, comparison->names[i]);
+    for (size_t i = 0; comparison->names != NULL && i < comparison->row_count; i++)
+        plx_free(context, comparison->names[i]);
     plx_free(context, comparison->runs);
     plx_free(context, comparison->rows);
     plx_free(context, comparison->groups);

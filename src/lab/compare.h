@@ -18,7 +18,7 @@ typedef struct plx_compare_options {
     size_t seeds;                   /* runs a recipe, seeds 0, 1, ... beyond the recipe's own */
     const double *lrs;              /* peak learning rates to try; lr_count 0: the recipe's */
     size_t lr_count;
-    plx_compare_equal equal;        /* flops: steps are scaled so that all spend as many flops as the first of the group */
+    plx_compare_equal equal; /* flops: steps are scaled so that all spend as many flops as the first of the group */
     const char *out;                /* directory of the runs and the report */
     const char *sample_prompt;      /* a sample from each text model; NULL: none */
     size_t sample_tokens;
@@ -39,8 +39,8 @@ typedef struct plx_compare_run {
     plx_run_result result;
 } plx_compare_run;
 
-/* A row of the table: one recipe at its best learning rate. Means are over seeds, spreads are sample standard deviations
- * (0 for one seed). */
+/* A row of the table: one recipe at its best learning rate. Means are over seeds, spreads are sample standard
+ * deviations (0 for one seed). */
 typedef struct plx_compare_row {
     size_t recipe, group;
     const char *name;               /* the recipe's file name without its ending */
@@ -66,8 +66,8 @@ typedef struct plx_comparison {
     char **names;                   /* one a recipe */
 } plx_comparison;
 
-/* Trains everything. Errors: those of the recipes and runs. PLX_CANCELLED leaves what was finished on disk, to go on with by
- * resume. */
+/* Trains everything. Errors: those of the recipes and runs. PLX_CANCELLED leaves what was finished on disk, to go on
+ * with by resume. */
 plx_status plx_compare(plx_context *context, const plx_compare_options *options, plx_comparison **comparison);
 void plx_comparison_free(plx_comparison *comparison);
 

@@ -15,8 +15,10 @@
 
 static const char style[] =
     "body{font:16px/1.5 system-ui,sans-serif;max-width:62em;margin:2em auto;padding:0 1em;color:#222;background:#fff}"
-    "h1,h2{line-height:1.2}table{border-collapse:collapse;margin:1em 0}th,td{padding:.3em .8em;border-bottom:1px solid #ddd;text-align:right}"
-    "th:first-child,td:first-child{text-align:left}td.best{font-weight:700}pre{background:#f5f5f2;padding:1em;white-space:pre-wrap;"
+    "h1,h2{line-height:1.2}table{border-collapse:collapse;margin:1em 0}th,td{padding:.3em .8em;border-bottom:1px solid "
+    "#ddd;text-align:right}"
+    "th:first-child,td:first-child{text-align:left}td.best{font-weight:700}pre{background:#f5f5f2;padding:1em;white-"
+    "space:pre-wrap;"
     "overflow-wrap:anywhere}svg{max-width:100%;height:auto}.note{color:#666}";
 
 /* Text with what HTML would read as markup escaped, and what is not printable UTF-8 shown as U+FFFD. */
@@ -56,15 +58,17 @@ static void put_table(FILE *out, const plx_comparison *comparison, size_t group)
         if (row->group != group) continue;
         if (task ? row->accuracy > best : row->bits < best) best = task ? row->accuracy : row->bits;
     }
-    fputs("<table><tr><th>model</th><th>parameters</th><th>flops a token</th><th>tokens/s</th><th>lr</th><th>steps</th><th>validation loss</th>", out);
+    fputs("<table><tr><th>model</th><th>parameters</th><th>flops a "
+          "token</th><th>tokens/s</th><th>lr</th><th>steps</th><th>validation loss</th>",
+          out);
     fputs(task ? "<th>accuracy</th></tr>" : "<th>bits per byte</th></tr>", out);
     for (size_t i = 0; i < comparison->row_count; i++) {
         const plx_compare_row *row = &comparison->rows[i];
         if (row->group != group) continue;
         fputs("<tr><td>", out);
         put_text(out, row->name);
-        fprintf(out, "</td><td>%zu</td><td>%.3g M</td><td>%.0f</td><td>%g</td><td>%zu</td>", row->parameters, row->flops_per_token / 1e6,
-                row->tokens_per_second, row->lr, row->steps);
+        fprintf(out, "</td><td>%zu</td><td>%.3g M</td><td>%.0f</td><td>%g</td><td>%zu</td>", row->parameters,
+                row->flops_per_token / 1e6, row->tokens_per_second, row->lr, row->steps);
         put_metric(out, row->loss, row->loss_spread, row->runs, false);
         if (task) put_metric(out, row->accuracy, row->accuracy_spread, row->runs, row->accuracy == best);
         else put_metric(out, row->bits, row->bits_spread, row->runs, row->bits == best);
@@ -79,7 +83,8 @@ static plx_status put_curve(plx_context *context, FILE *out, const char *directo
 {
     char *path = plx_format(context, "%s/metrics.jsonl", directory), *text = NULL;
     size_t bytes;
-    plx_status status = path != NULL ? plx_file_read(context, path, (size_t)256 << 20, &text, &bytes) : plx_context_error(context)->code;
+    plx_status status = path != NULL ? plx_file_read(context, path, (size_t)256 << 20, &text, &bytes)
+                                     : plx_context_error(context)->code;
     plx_free(context, path);
     PLX_TRY(status);
     size_t lines = 0, in_window = 0, window;
@@ -125,12 +130,14 @@ static plx_status put_plot_script(const plx_comparison *comparison, size_t group
     for (size_t i = 0; i < comparison->row_count; i++) {
         if (comparison->rows[i].group != group) continue;
         fprintf(out, "%s$curve%zu using 1:2 with lines lw 2 title '", first ? "" : ", ", i);
-        for (const char *p = comparison->rows[i].name; *p != '\0'; p++) fputc(*p == '\'' || *p == '\\' || *p < ' ' ? '_' : *p, out);
+        for (const char *p = comparison->rows[i].name; *p != '\0'; p++)
+            fputc(*p == '\'' || *p == '\\' || *p < ' ' ? '_' : *p, out);
         fputs("'", out);
         first = false;
     }
     fputs("\n", out);
-    if (fclose(out) != 0 && status == PLX_OK) status = plx_fail(context, PLX_ERROR_FILE, "%s cannot be written; is the disk full?", path);
+    if (fclose(out) != 0 && status == PLX_OK)
+        status = plx_fail(context, PLX_ERROR_FILE, "%s cannot be written; is the disk full?", path);
     return status;
 }
 
@@ -142,8 +149,9 @@ static bool run_gnuplot(const char *script, const char *svg)
     pid_t child;
     int result = -1;
     if (posix_spawn_file_actions_init(&actions) != 0) return false;
-    bool ready = posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, svg, O_WRONLY | O_CREAT | O_TRUNC, 0644) == 0 &&
-                 posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0) == 0;
+    bool ready =
+        posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, svg, O_WRONLY | O_CREAT | O_TRUNC, 0644) == 0 &&
+        posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0) == 0;
     if (ready && posix_spawnp(&child, "gnuplot", &actions, NULL, arguments, environ) == 0)
         while (waitpid(child, &result, 0) < 0 && errno == EINTR) continue;
     posix_spawn_file_actions_destroy(&actions);
@@ -153,16 +161,19 @@ static bool run_gnuplot(const char *script, const char *svg)
 static plx_status put_plot(FILE *out, const plx_comparison *comparison, size_t group, const char *path)
 {
     plx_context *context = comparison->context;
-    char *script = plx_format(context, "%s.%zu.gnuplot", path, group), *svg = plx_format(context, "%s.%zu.svg", path, group), *text = NULL;
+    char *script = plx_format(context, "%s.%zu.gnuplot", path, group),
+         *svg = plx_format(context, "%s.%zu.svg", path, group), *text = NULL;
     size_t bytes;
-    plx_status status = script != NULL && svg != NULL ? put_plot_script(comparison, group, script) : plx_context_error(context)->code;
+    plx_status status =
+        script != NULL && svg != NULL ? put_plot_script(comparison, group, script) : plx_context_error(context)->code;
     bool drawn = status == PLX_OK && run_gnuplot(script, svg);
     if (status == PLX_OK && drawn) status = plx_file_read(context, svg, (size_t)64 << 20, &text, &bytes);
     if (status == PLX_OK && drawn) {
         const char *start = strstr(text, "<svg");
         fputs(start != NULL ? start : "", out);
     } else if (status == PLX_OK)
-        fputs("<p class=note>Loss curves need gnuplot (Debian package gnuplot-nox), which did not run here.</p>\n", out);
+        fputs("<p class=note>Loss curves need gnuplot (Debian package gnuplot-nox), which did not run here.</p>\n",
+              out);
     if (script != NULL) unlink(script);
     if (svg != NULL) unlink(svg);
     plx_free(context, text);
@@ -191,11 +202,17 @@ static void put_samples(FILE *out, const plx_comparison *comparison, size_t grou
 static plx_status put_report(FILE *out, const plx_comparison *comparison, const char *path, const char *command)
 {
     size_t seeds = comparison->row_count > 0 ? comparison->rows[0].runs : 0;
-    fprintf(out, "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\"><title>Plexus comparison</title>"
-                 "<style>%s</style>\n<h1>Plexus comparison</h1>\n<p>Made by</p><pre>", style);
+    fprintf(out,
+            "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport "
+            "content=\"width=device-width\"><title>Plexus comparison</title>"
+            "<style>%s</style>\n<h1>Plexus comparison</h1>\n<p>Made by</p><pre>",
+            style);
     put_text(out, command);
-    fprintf(out, "</pre>\n<p>%zu seed%s a model%s. Plexus %s. Flops are those of the forward pass; training takes about three times as many.</p>\n", seeds,
-            seeds == 1 ? "" : "s", seeds > 1 ? ": mean &plusmn; standard deviation over seeds" : "", PLX_VERSION);
+    fprintf(out,
+            "</pre>\n<p>%zu seed%s a model%s. Plexus %s. Flops are those of the forward pass; training takes about "
+            "three times as many.</p>\n",
+            seeds, seeds == 1 ? "" : "s", seeds > 1 ? ": mean &plusmn; standard deviation over seeds" : "",
+            PLX_VERSION);
     for (size_t group = 0; group < comparison->group_count; group++) {
         fputs(comparison->groups[group].task ? "<h2>Task " : "<h2>", out);
         put_text(out, comparison->groups[group].title);
@@ -216,7 +233,8 @@ plx_status plx_report_write(const plx_comparison *comparison, const char *path, 
     FILE *out = open_memstream(&text, &bytes);
     if (out == NULL) return plx_fail(context, PLX_ERROR_MEMORY, "no memory left for the report");
     plx_status status = put_report(out, comparison, path, command);
-    if (fclose(out) != 0 && status == PLX_OK) status = plx_fail(context, PLX_ERROR_MEMORY, "no memory left for the report");
+    if (fclose(out) != 0 && status == PLX_OK)
+        status = plx_fail(context, PLX_ERROR_MEMORY, "no memory left for the report");
     if (status == PLX_OK) status = plx_file_write(context, path, text, bytes);
     free(text);
     return status;

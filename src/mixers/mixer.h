@@ -32,8 +32,8 @@ typedef struct plx_mixer {
     const char *name;     /* the "mixer" key of config.json */
     const char *summary;  /* one line for help and info */
     size_t layer_size;
-    /* Reads the mixer's own keys (the caller has read "mixer", and closes the reader) and checks them against the shape.
-     * May take memory with plx_alloc, freed by `release`. */
+    /* Reads the mixer's own keys (the caller has read "mixer", and closes the reader) and checks them against the
+     * shape. May take memory with plx_alloc, freed by `release`. */
     plx_status (*parse)(plx_keys *keys, const plx_layer_shape *shape, void *layer);
     void (*release)(plx_context *context, void *layer); /* may be NULL */
     /* Writes every key that parse reads, resolved, into the layer's object of config.json. */
@@ -44,15 +44,16 @@ typedef struct plx_mixer {
     plx_status (*forward)(plx_run *run, void *layer, const void *x, void *y);
     /* dx = gradient for x given dy (overwritten, may not alias dy); gradients of params accumulate. x as in forward. */
     plx_status (*backward)(plx_run *run, void *layer, const void *x, const void *dy, void *dx);
-    /* As forward for the new tokens of a step: run->session holds the earlier ones (plx_state_append). Equal to forward over
-     * the whole sequence, within rounding. Often the same function as forward. */
+    /* As forward for the new tokens of a step: run->session holds the earlier ones (plx_state_append). Equal to forward
+     * over the whole sequence, within rounding. Often the same function as forward. */
     plx_status (*step)(plx_run *run, void *layer, const void *x, void *y);
     /* Fills parts (at most PLX_STATE_PARTS_MAX), returns their number. */
     size_t (*state)(const void *layer, plx_state_part *parts);
     plx_block_form (*block)(const void *layer); /* NULL: PLX_BLOCK_PRE_NORM */
     const plx_op *const *ops;    /* own operations, ended by NULL; may be NULL */
     /* Layer objects (JSON) that together use every option, for the tests that loop over the registry. They are run at
-     * hidden 24, 4 heads, head_dim 6 unless the object says otherwise (it may hold any per-layer key). Ended by NULL. */
+     * hidden 24, 4 heads, head_dim 6 unless the object says otherwise (it may hold any per-layer key). Ended by NULL.
+     */
     const char *const *cases;
 } plx_mixer;
 

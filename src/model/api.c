@@ -6,7 +6,8 @@
 #include <math.h>
 #include <string.h>
 
-plx_status plx_model_create(plx_context *context, const char *config_json, const plx_model_options *options, plx_model **made)
+plx_status plx_model_create(plx_context *context, const char *config_json, const plx_model_options *options,
+                            plx_model **made)
 {
     plx_model_options defaults = {0};
     plx_node *root;
@@ -35,7 +36,8 @@ size_t plx_model_tensor_count(const plx_model *model) { return model->param_coun
 plx_status plx_model_tensor(const plx_model *model, size_t index, plx_tensor_info *info)
 {
     if (index >= model->param_count)
-        return plx_fail(model->context, PLX_ERROR_VALUE, "tensor %zu of a model that has %zu", index, model->param_count);
+        return plx_fail(model->context, PLX_ERROR_VALUE, "tensor %zu of a model that has %zu", index,
+                        model->param_count);
     const plx_param *param = model->params[index];
     *info = (plx_tensor_info){.name = param->name, .type = param->type, .rank = param->rank,
                               .shape = {param->shape[0], param->shape[1], param->shape[2]}, .elements = param->elements,
@@ -48,7 +50,8 @@ static plx_status find_tensor(plx_model *model, const char *name, size_t count, 
     *param = plx_model_find_param(model, name);
     if (*param == NULL) return plx_fail(model->context, PLX_ERROR_VALUE, "the model has no tensor '%s'", name);
     if (count != (*param)->elements)
-        return plx_fail(model->context, PLX_ERROR_VALUE, "tensor %s has %zu elements, not %zu", name, (*param)->elements, count);
+        return plx_fail(model->context, PLX_ERROR_VALUE, "tensor %s has %zu elements, not %zu", name,
+                        (*param)->elements, count);
     return PLX_OK;
 }
 
@@ -58,7 +61,9 @@ plx_status plx_model_read_tensor(plx_model *model, const char *name, bool gradie
     PLX_TRY(find_tensor(model, name, count, &param));
     const void *data = gradient ? param->gradient : param->data;
     plx_type type = gradient ? model->type : param->type;
-    if (data == NULL) return plx_fail(model->context, PLX_ERROR_VALUE, "tensor %s has no gradient: it is frozen, or none was computed", name);
+    if (data == NULL)
+        return plx_fail(model->context, PLX_ERROR_VALUE,
+                        "tensor %s has no gradient: it is frozen, or none was computed", name);
     void *host = plx_alloc(model->context, count * plx_type_size(type));
     if (host == NULL) return plx_context_error(model->context)->code;
     plx_device_download(model->context, host, data, count * plx_type_size(type));
@@ -83,7 +88,8 @@ plx_status plx_model_set_trainable(plx_model *model, const char *pattern, bool t
 {
     size_t matched = 0;
     if (model->gradients != NULL)
-        return plx_fail(model->context, PLX_ERROR_VALUE, "tensors are frozen before training begins: free the trainer first");
+        return plx_fail(model->context, PLX_ERROR_VALUE,
+                        "tensors are frozen before training begins: free the trainer first");
     for (size_t i = 0; i < model->param_count; i++)
         if (fnmatch(pattern, model->params[i]->name, 0) == 0) {
             model->params[i]->trainable = trainable;
@@ -206,7 +212,8 @@ plx_status plx_model_gradients(plx_model *model, const plx_batch *batch, double 
     plx_score score = {0};
     PLX_TRY(plx_batch_check(model->context, batch, model->config.vocab_size, true));
     double weight = plx_batch_weight(batch);
-    if (weight <= 0) return plx_fail(model->context, PLX_ERROR_VALUE, "the batch's mask is 0 everywhere: there is no loss");
+    if (weight <= 0)
+        return plx_fail(model->context, PLX_ERROR_VALUE, "the batch's mask is 0 everywhere: there is no loss");
     PLX_TRY(plx_model_allocate_gradients(model, false));
     plx_model_zero_gradients(model);
     PLX_TRY(plx_loss_pass_create(model->context, batch->rows * batch->length, &pass));

@@ -8,27 +8,34 @@
 plx_status plx_batch_check(plx_context *context, const plx_batch *batch, size_t vocab, bool targets)
 {
     size_t count;
-    if (batch->rows == 0 || batch->length == 0 || !plx_multiply_sizes(batch->rows, batch->length, &count) || count > INT32_MAX)
-        return plx_fail(context, PLX_ERROR_VALUE, "a batch of %zu rows of %zu tokens: both must be at least 1, and the tokens fewer than 2^31",
+    if (batch->rows == 0 || batch->length == 0 || !plx_multiply_sizes(batch->rows, batch->length, &count) ||
+        count > INT32_MAX)
+        return plx_fail(context, PLX_ERROR_VALUE,
+                        "a batch of %zu rows of %zu tokens: both must be at least 1, and the tokens fewer than 2^31",
                         batch->rows, batch->length);
     if (batch->inputs == NULL || (targets && batch->targets == NULL))
         return plx_fail(context, PLX_ERROR_VALUE, "a batch needs inputs%s", targets ? " and targets" : "");
     for (size_t i = 0; i < count; i++) {
         size_t t = i % batch->length;
         if (batch->inputs[i] < 0 || (size_t)batch->inputs[i] >= vocab)
-            return plx_fail(context, PLX_ERROR_VALUE, "token %d at row %zu, position %zu is outside the vocabulary of %zu", batch->inputs[i],
+            return plx_fail(context, PLX_ERROR_VALUE,
+                            "token %d at row %zu, position %zu is outside the vocabulary of %zu", batch->inputs[i],
                             i / batch->length, t, vocab);
         if (targets && (batch->targets[i] < 0 || (size_t)batch->targets[i] >= vocab))
-            return plx_fail(context, PLX_ERROR_VALUE, "target %d at row %zu, position %zu is outside the vocabulary of %zu", batch->targets[i],
+            return plx_fail(context, PLX_ERROR_VALUE,
+                            "target %d at row %zu, position %zu is outside the vocabulary of %zu", batch->targets[i],
                             i / batch->length, t, vocab);
         if (batch->mask != NULL && !(batch->mask[i] >= 0 && isfinite(batch->mask[i])))
-            return plx_fail(context, PLX_ERROR_VALUE, "the mask at row %zu, position %zu is not a number >= 0", i / batch->length, t);
+            return plx_fail(context, PLX_ERROR_VALUE, "the mask at row %zu, position %zu is not a number >= 0",
+                            i / batch->length, t);
         if (batch->start != NULL) {
             size_t start = (size_t)batch->start[i];
             bool good = batch->start[i] >= 0 && (start == t || (t > 0 && batch->start[i] == batch->start[i - 1]));
             if (!good)
-                return plx_fail(context, PLX_ERROR_VALUE, "start %d at row %zu, position %zu: a document's start is its first token's "
-                                "index, the same for all its tokens", batch->start[i], i / batch->length, t);
+                return plx_fail(context, PLX_ERROR_VALUE,
+                                "start %d at row %zu, position %zu: a document's start is its first token's "
+                                "index, the same for all its tokens",
+                                batch->start[i], i / batch->length, t);
         }
     }
     return PLX_OK;
@@ -52,13 +59,18 @@ static plx_status take_batch(plx_run *run)
 
 static plx_run make_run(plx_model *model, size_t rows, size_t length, int flags, struct plx_session *session)
 {
-    return (plx_run){.context = model->context, .type = model->type, .keep = (flags & PLX_PASS_KEEP) != 0,
-                     .training = (flags & PLX_PASS_TRAINING) != 0, .rows = rows, .length = length, .tokens = rows * length,
+    return (plx_run){.context = model->context,
+                     .type = model->type,
+                     .keep = (flags & PLX_PASS_KEEP) != 0,
+                     .training = (flags & PLX_PASS_TRAINING) != 0,
+                     .rows = rows,
+                     .length = length,
+                     .tokens = rows * length,
                      .session = session};
 }
 
-plx_status plx_pass_measure(plx_model *model, size_t rows, size_t length, int flags, struct plx_session *session, plx_pass pass,
-                            void *user, plx_run *run)
+plx_status plx_pass_measure(plx_model *model, size_t rows, size_t length, int flags, struct plx_session *session,
+                            plx_pass pass, void *user, plx_run *run)
 {
     *run = make_run(model, rows, length, flags, session);
     run->dry = true;
@@ -76,13 +88,14 @@ void plx_arena_release(plx_arena *arena)
     plx_arena_init(arena, arena->model);
 }
 
-plx_status plx_arena_reserve(plx_arena *arena, size_t rows, size_t length, int flags, struct plx_session *session, plx_pass pass,
-                             void *user)
+plx_status plx_arena_reserve(plx_arena *arena, size_t rows, size_t length, int flags, struct plx_session *session,
+                             plx_pass pass, void *user)
 {
     plx_model *model = arena->model;
     plx_context *context = model->context;
     plx_run run;
-    if (arena->sized_pass == pass && arena->sized_rows == rows && arena->sized_length == length && arena->sized_flags == flags)
+    if (arena->sized_pass == pass && arena->sized_rows == rows && arena->sized_length == length &&
+        arena->sized_flags == flags)
         return PLX_OK;
     arena->sized_pass = NULL;
     PLX_TRY(plx_pass_measure(model, rows, length, flags, session, pass, user, &run));
@@ -94,9 +107,11 @@ plx_status plx_arena_reserve(plx_arena *arena, size_t rows, size_t length, int f
         arena->bytes = 0;
         size_t available = plx_available_memory();
         if (bytes > available)
-            return plx_fail(context, PLX_ERROR_MEMORY, "%zu x %zu tokens need %.3g GB of working memory (activations %.3g, scratch %.3g) and this "
+            return plx_fail(context, PLX_ERROR_MEMORY,
+                            "%zu x %zu tokens need %.3g GB of working memory (activations %.3g, scratch %.3g) and this "
                             "machine has %.3g GB to give; use fewer rows, shorter sequences, or recompute layers",
-                            rows, length, (double)bytes / 1e9, (double)run.saved.peak / 1e9, (double)run.scratch.peak / 1e9, (double)available / 1e9);
+                            rows, length, (double)bytes / 1e9, (double)run.saved.peak / 1e9,
+                            (double)run.scratch.peak / 1e9, (double)available / 1e9);
         PLX_TRY(plx_device_alloc(context, bytes, &arena->memory));
         arena->bytes = bytes;
     }
@@ -140,8 +155,8 @@ static void upload_batch(plx_run *run, const plx_batch *batch, const int32_t *pa
     plx_device_upload(context, (void *)(uintptr_t)run->past, before, run->rows * sizeof(int32_t));
 }
 
-plx_status plx_arena_run(plx_arena *arena, const plx_batch *batch, const int32_t *past, struct plx_session *session, int flags,
-                         uint64_t dropout_seed, uint64_t dropout_stream, plx_pass pass, void *user)
+plx_status plx_arena_run(plx_arena *arena, const plx_batch *batch, const int32_t *past, struct plx_session *session,
+                         int flags, uint64_t dropout_seed, uint64_t dropout_stream, plx_pass pass, void *user)
 {
     PLX_TRY(plx_arena_reserve(arena, batch->rows, batch->length, flags, session, pass, user));
     plx_run run = make_run(arena->model, batch->rows, batch->length, flags, session);

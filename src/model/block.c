@@ -44,7 +44,8 @@ static plx_status paper_forward(plx_run *run, plx_layer *layer, const void *x, v
     PLX_TRY(plx_kept(run, count, &layer->middle));
     PLX_TRY(plx_kept(run, count, &layer->ffn_in));
     PLX_TRY(mix(run, layer, x, layer->mixer_in));
-    PLX_TRY(plx_norm_forward(run, &layer->mixer_norm, layer->mixer_in, run->tokens, layer->middle, &layer->mixer_norm_saved));
+    PLX_TRY(plx_norm_forward(run, &layer->mixer_norm, layer->mixer_in, run->tokens, layer->middle,
+                             &layer->mixer_norm_saved));
     if (drops(run, layer)) PLX_TRY(dropout(run, layer, layer->middle, layer->middle));
     if (layer->has_ffn) {
         PLX_TRY(plx_ffn_forward(run, &layer->ffn, layer->middle, layer->ffn_in));
@@ -59,7 +60,8 @@ static plx_status paper_backward(plx_run *run, plx_layer *layer, void *dh)
     size_t count = run->tokens * layer->shape.hidden;
     void *du, *dx;
     PLX_TRY(plx_scratch(run, count, &du));
-    PLX_TRY(plx_norm_backward(run, &layer->ffn_norm, &layer->ffn_norm_saved, layer->ffn_in, dh, run->tokens, dh, false));
+    PLX_TRY(
+        plx_norm_backward(run, &layer->ffn_norm, &layer->ffn_norm_saved, layer->ffn_in, dh, run->tokens, dh, false));
     if (layer->has_ffn) {
         PLX_TRY(plx_ffn_backward(run, &layer->ffn, layer->middle, dh, du));
         PLX_TRY(plx_run_add(run, dh, 1, du, 1, du, count));
@@ -67,7 +69,8 @@ static plx_status paper_backward(plx_run *run, plx_layer *layer, void *dh)
         plx_run_copy(run, du, dh, count);
     if (drops(run, layer)) PLX_TRY(dropout(run, layer, du, du));
     PLX_TRY(plx_scratch(run, count, &dx));
-    PLX_TRY(plx_norm_backward(run, &layer->mixer_norm, &layer->mixer_norm_saved, layer->mixer_in, du, run->tokens, dx, false));
+    PLX_TRY(plx_norm_backward(run, &layer->mixer_norm, &layer->mixer_norm_saved, layer->mixer_in, du, run->tokens, dx,
+                              false));
     return layer->mixer->backward(run, layer->own, layer->input, dx, dh);
 }
 
@@ -101,11 +104,14 @@ static plx_status pre_norm_backward(plx_run *run, plx_layer *layer, void *dh)
         PLX_TRY(plx_ffn_backward(run, &layer->ffn, layer->ffn_in, dh, dffn));
     }
     if (layer->has_ffn && !layer->parallel_residual)
-        PLX_TRY(plx_norm_backward(run, &layer->ffn_norm, &layer->ffn_norm_saved, layer->middle, dffn, run->tokens, dh, true));
+        PLX_TRY(plx_norm_backward(run, &layer->ffn_norm, &layer->ffn_norm_saved, layer->middle, dffn, run->tokens, dh,
+                                  true));
     PLX_TRY(layer->mixer->backward(run, layer->own, layer->mixer_in, dh, dmixer));
     if (layer->has_ffn && layer->parallel_residual)
-        PLX_TRY(plx_norm_backward(run, &layer->ffn_norm, &layer->ffn_norm_saved, layer->input, dffn, run->tokens, dh, true));
-    return plx_norm_backward(run, &layer->mixer_norm, &layer->mixer_norm_saved, layer->input, dmixer, run->tokens, dh, true);
+        PLX_TRY(plx_norm_backward(run, &layer->ffn_norm, &layer->ffn_norm_saved, layer->input, dffn, run->tokens, dh,
+                                  true));
+    return plx_norm_backward(run, &layer->mixer_norm, &layer->mixer_norm_saved, layer->input, dmixer, run->tokens, dh,
+                             true);
 }
 
 static plx_status block_forward(plx_run *run, plx_layer *layer, const void *x, void *y)

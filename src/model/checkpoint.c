@@ -1,5 +1,5 @@
-/* checkpoint.c - a model as a directory in Hugging Face layout: config.json, model.safetensors (shards and an index above
- * 4 GB), generation_config.json. */
+/* checkpoint.c - a model as a directory in Hugging Face layout: config.json, model.safetensors (shards and an index
+ * above 4 GB), generation_config.json. */
 #include "io/files.h"
 #include "io/safetensors.h"
 #include "model/params_list.h"
@@ -21,8 +21,9 @@ static plx_status write_json(plx_context *context, const char *directory, const 
 {
     char *path = plx_format(context, "%s/%s", directory, name);
     char *text = object != NULL ? json_dumps(object, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) : NULL;
-    plx_status status = path != NULL && text != NULL ? plx_file_write(context, path, text, strlen(text))
-                                                     : plx_fail(context, PLX_ERROR_MEMORY, "no memory left to write %s", name);
+    plx_status status = path != NULL && text != NULL
+                            ? plx_file_write(context, path, text, strlen(text))
+                            : plx_fail(context, PLX_ERROR_MEMORY, "no memory left to write %s", name);
     free(text);
     json_decref(object);
     plx_free(context, path);
@@ -39,8 +40,12 @@ static plx_status write_shard(plx_model *model, const char *path, size_t first, 
     for (size_t i = 0; i < count && status == PLX_OK; i++) {
         const plx_param *param = model->params[first + i];
         fetches[i] = (plx_fetch){context, param->data, param->type};
-        entries[i] = (plx_safetensors_entry){.name = param->name, .type = param->type, .rank = param->rank,
-                                             .shape = {param->shape[0], param->shape[1]}, .fetch = plx_device_fetch, .user = &fetches[i]};
+        entries[i] = (plx_safetensors_entry){.name = param->name,
+                                             .type = param->type,
+                                             .rank = param->rank,
+                                             .shape = {param->shape[0], param->shape[1]},
+                                             .fetch = plx_device_fetch,
+                                             .user = &fetches[i]};
     }
     if (status == PLX_OK) status = plx_safetensors_write(context, path, entries, count, "format", "pt");
     plx_free(context, entries);
@@ -66,7 +71,8 @@ static plx_status write_shards(plx_model *model, const char *directory, size_t s
     plx_context *context = model->context;
     json_t *map = json_object();
     double total = 0;
-    plx_status status = map != NULL ? PLX_OK : plx_fail(context, PLX_ERROR_MEMORY, "no memory left for the index of shards");
+    plx_status status =
+        map != NULL ? PLX_OK : plx_fail(context, PLX_ERROR_MEMORY, "no memory left for the index of shards");
     for (size_t shard = 0, first = 0; shard < shards && status == PLX_OK; shard++) {
         char name[64];
         size_t end = shard_end(model, first);
@@ -120,31 +126,37 @@ plx_status plx_model_save(plx_model *model, const char *directory)
 
 /* ---- reading ---- */
 
-static plx_status check_shape(plx_context *context, const char *path, const plx_param *param, const plx_safetensor *tensor)
+static plx_status check_shape(plx_context *context, const char *path, const plx_param *param,
+                              const plx_safetensor *tensor)
 {
     bool same = tensor->rank == param->rank;
     for (size_t i = 0; same && i < param->rank; i++) same = tensor->shape[i] == param->shape[i];
     if (!tensor->readable)
-        return plx_fail(context, PLX_ERROR_UNSUPPORTED, "%s: tensor %s is of type %s; F32, F64, F16 and BF16 are read", path, param->name, tensor->dtype);
+        return plx_fail(context, PLX_ERROR_UNSUPPORTED, "%s: tensor %s is of type %s; F32, F64, F16 and BF16 are read",
+                        path, param->name, tensor->dtype);
     if (same) return PLX_OK;
     char shape[128] = "";
     for (size_t i = 0; i < tensor->rank && i < 8; i++)
         snprintf(shape + strlen(shape), sizeof shape - strlen(shape), "%s%zu", i > 0 ? ", " : "", tensor->shape[i]);
     if (param->rank == 1)
-        return plx_fail(context, PLX_ERROR_FORMAT, "%s: tensor %s has shape [%s] and config.json asks for [%zu]", path, param->name, shape, param->shape[0]);
-    return plx_fail(context, PLX_ERROR_FORMAT, "%s: tensor %s has shape [%s] and config.json asks for [%zu, %zu]", path, param->name, shape,
-                    param->shape[0], param->shape[1]);
+        return plx_fail(context, PLX_ERROR_FORMAT, "%s: tensor %s has shape [%s] and config.json asks for [%zu]", path,
+                        param->name, shape, param->shape[0]);
+    return plx_fail(context, PLX_ERROR_FORMAT, "%s: tensor %s has shape [%s] and config.json asks for [%zu, %zu]", path,
+                    param->name, shape, param->shape[0], param->shape[1]);
 }
 
-plx_status plx_tensor_read_into(plx_context *context, plx_safetensors *file, const plx_safetensor *tensor, void *device, plx_type type)
+plx_status plx_tensor_read_into(plx_context *context, plx_safetensors *file, const plx_safetensor *tensor, void *device,
+                                plx_type type)
 {
     size_t elements = tensor->elements, size = plx_type_size(type);
     void *stored = plx_alloc(context, (size_t)tensor->bytes), *converted = NULL;
-    plx_status status = stored != NULL ? plx_safetensors_read(file, tensor, stored, (size_t)tensor->bytes) : plx_context_error(context)->code;
+    plx_status status = stored != NULL ? plx_safetensors_read(file, tensor, stored, (size_t)tensor->bytes)
+                                       : plx_context_error(context)->code;
     if (status == PLX_OK && tensor->type != type) {
         converted = plx_alloc_array(context, elements, size);
         if (converted == NULL) status = plx_context_error(context)->code;
-        for (size_t i = 0; i < elements && status == PLX_OK; i++) plx_put(converted, type, i, plx_get(stored, tensor->type, i));
+        for (size_t i = 0; i < elements && status == PLX_OK; i++)
+            plx_put(converted, type, i, plx_get(stored, tensor->type, i));
     }
     if (status == PLX_OK) plx_device_upload(context, device, converted != NULL ? converted : stored, elements * size);
     plx_free(context, stored);
@@ -165,7 +177,9 @@ static plx_status read_file(plx_model *model, const char *path, bool *found)
         while (at < model->param_count && strcmp(model->params[at]->name, tensor->name) != 0) at++;
         if (at == model->param_count) {
             bool tied = strcmp(tensor->name, "lm_head.weight") == 0 && model->config.tie_word_embeddings;
-            if (!tied) status = plx_fail(context, PLX_ERROR_FORMAT, "%s: tensor %.100s does not belong to the model of config.json", path, tensor->name);
+            if (!tied)
+                status = plx_fail(context, PLX_ERROR_FORMAT,
+                                  "%s: tensor %.100s does not belong to the model of config.json", path, tensor->name);
             continue;
         }
         plx_param *param = model->params[at];
@@ -178,7 +192,8 @@ static plx_status read_file(plx_model *model, const char *path, bool *found)
 }
 
 /* Calls visit for each safetensors file of the directory, once. */
-static plx_status each_file(plx_context *context, const char *directory, plx_status (*visit)(void *user, const char *path), void *user)
+static plx_status each_file(plx_context *context, const char *directory,
+                            plx_status (*visit)(void *user, const char *path), void *user)
 {
     char *index = plx_format(context, "%s/model.safetensors.index.json", directory);
     char *single = plx_format(context, "%s/model.safetensors", directory);
@@ -188,10 +203,13 @@ static plx_status each_file(plx_context *context, const char *directory, plx_sta
         status = visit(user, single);
     } else if (status == PLX_OK && (status = plx_node_read_json(context, index, &root)) == PLX_OK) {
         const plx_node *map = plx_node_find(root, "weight_map");
-        if (map == NULL || map->kind != PLX_NODE_MAP) status = plx_fail(context, PLX_ERROR_FORMAT, "%s: there is no mapping weight_map", index);
-        for (const plx_node *item = status == PLX_OK ? map->child : NULL; item != NULL && status == PLX_OK; item = item->next) {
+        if (map == NULL || map->kind != PLX_NODE_MAP)
+            status = plx_fail(context, PLX_ERROR_FORMAT, "%s: there is no mapping weight_map", index);
+        for (const plx_node *item = status == PLX_OK ? map->child : NULL; item != NULL && status == PLX_OK;
+             item = item->next) {
             if (item->kind != PLX_NODE_STRING || strchr(item->text, '/') != NULL || item->text[0] == '.') {
-                status = plx_fail(context, PLX_ERROR_FORMAT, "%s: weight_map: '%.60s' names no file of this directory", index, item->key);
+                status = plx_fail(context, PLX_ERROR_FORMAT, "%s: weight_map: '%.60s' names no file of this directory",
+                                  index, item->key);
                 break;
             }
             bool seen = false;
@@ -224,7 +242,8 @@ plx_status plx_model_read(plx_model *model, const char *directory)
     plx_status status = each_file(context, directory, visit_read, &state);
     for (size_t i = 0; i < model->param_count && status == PLX_OK; i++)
         if (!state.found[i])
-            status = plx_fail(context, PLX_ERROR_FORMAT, "%s: tensor %s is missing from the safetensors files", directory, model->params[i]->name);
+            status = plx_fail(context, PLX_ERROR_FORMAT, "%s: tensor %s is missing from the safetensors files",
+                              directory, model->params[i]->name);
     plx_free(context, state.found);
     return status;
 }
@@ -248,7 +267,8 @@ static plx_status visit_types(void *user, const char *path)
 plx_status plx_model_resolve(plx_context *context, const char *path, char **directory)
 {
     plx_status status = PLX_OK;
-    char *text = NULL, *config = plx_format(context, "%s/config.json", path), *latest = plx_format(context, "%s/latest", path);
+    char *text = NULL, *config = plx_format(context, "%s/config.json", path),
+         *latest = plx_format(context, "%s/latest", path);
     size_t bytes;
     *directory = NULL;
     if (config == NULL || latest == NULL) {

@@ -52,7 +52,8 @@ static plx_status read_top(plx_keys *keys, plx_config *config)
     if (plx_keys_has(keys, "head_dim"))
         PLX_TRY(plx_keys_size(keys, "head_dim", &config->head_dim, 1, 65536));
     else if (config->hidden_size % config->num_attention_heads != 0)
-        return plx_keys_fail(keys, "num_attention_heads", "%zu heads do not divide hidden_size %zu; give head_dim, or a number that divides",
+        return plx_keys_fail(keys, "num_attention_heads",
+                             "%zu heads do not divide hidden_size %zu; give head_dim, or a number that divides",
                              config->num_attention_heads, config->hidden_size);
     else
         config->head_dim = config->hidden_size / config->num_attention_heads;
@@ -101,19 +102,30 @@ static plx_status read_top(plx_keys *keys, plx_config *config)
 static plx_status read_shape(plx_keys *keys, const plx_config *config, plx_layer_shape *shape)
 {
     *shape = (plx_layer_shape){
-        .hidden = config->hidden_size, .heads = config->num_attention_heads, .kv_heads = config->num_key_value_heads,
-        .head_dim = config->head_dim, .max_positions = config->max_position_embeddings,
-        .rope = config->rope, .rope_theta = config->rope_theta, .partial_rotary_factor = config->partial_rotary_factor,
-        .qk_norm = config->qk_norm, .attention_bias = config->attention_bias, .attention_out_bias = config->attention_out_bias,
-        .norm_layer = config->norm_layer, .norm_eps = config->norm_eps, .dropout = config->dropout,
-        .init_fan_in = config->init_fan_in, .layers = config->layer_count,
+        .hidden = config->hidden_size,
+        .heads = config->num_attention_heads,
+        .kv_heads = config->num_key_value_heads,
+        .head_dim = config->head_dim,
+        .max_positions = config->max_position_embeddings,
+        .rope = config->rope,
+        .rope_theta = config->rope_theta,
+        .partial_rotary_factor = config->partial_rotary_factor,
+        .qk_norm = config->qk_norm,
+        .attention_bias = config->attention_bias,
+        .attention_out_bias = config->attention_out_bias,
+        .norm_layer = config->norm_layer,
+        .norm_eps = config->norm_eps,
+        .dropout = config->dropout,
+        .init_fan_in = config->init_fan_in,
+        .layers = config->layer_count,
     };
     if (plx_keys_has(keys, "num_attention_heads")) {
         PLX_TRY(plx_keys_size(keys, "num_attention_heads", &shape->heads, 1, PLX_SIZE_LIMIT));
         shape->kv_heads = shape->heads;
         if (!plx_keys_has(keys, "head_dim")) {
             if (shape->hidden % shape->heads != 0)
-                return plx_keys_fail(keys, "num_attention_heads", "%zu heads do not divide hidden_size %zu; give head_dim, or a number that divides",
+                return plx_keys_fail(keys, "num_attention_heads",
+                                     "%zu heads do not divide hidden_size %zu; give head_dim, or a number that divides",
                                      shape->heads, shape->hidden);
             shape->head_dim = shape->hidden / shape->heads;
         }
@@ -128,10 +140,12 @@ static plx_status read_shape(plx_keys *keys, const plx_config *config, plx_layer
     PLX_TRY(plx_keys_bool(keys, "attention_bias", &shape->attention_bias));
     PLX_TRY(plx_keys_bool(keys, "attention_out_bias", &shape->attention_out_bias));
     if (shape->heads % shape->kv_heads != 0)
-        return plx_keys_fail(keys, "num_key_value_heads", "%zu key/value heads do not divide the %zu heads", shape->kv_heads, shape->heads);
+        return plx_keys_fail(keys, "num_key_value_heads", "%zu key/value heads do not divide the %zu heads",
+                             shape->kv_heads, shape->heads);
     size_t width;
     if (!plx_multiply_sizes(shape->heads, shape->head_dim, &width) || width > PLX_SIZE_LIMIT)
-        return plx_keys_fail(keys, "num_attention_heads", "%zu heads of width %zu are too large", shape->heads, shape->head_dim);
+        return plx_keys_fail(keys, "num_attention_heads", "%zu heads of width %zu are too large", shape->heads,
+                             shape->head_dim);
     return PLX_OK;
 }
 
@@ -147,7 +161,8 @@ static plx_status read_layer(plx_keys *keys, plx_context *context, plx_config *c
         snprintf(names + strlen(names), sizeof names - strlen(names), "%s%s", i > 0 ? ", " : "", plx_mixers[i]->name);
     if (name == NULL) return plx_keys_fail(keys, NULL, "the key 'mixer' is missing; it is one of %s", names);
     layer->mixer = plx_mixer_find(name);
-    if (layer->mixer == NULL) return plx_keys_fail(keys, "mixer", "there is no mixer '%.60s'; there are %s", name, names);
+    if (layer->mixer == NULL)
+        return plx_keys_fail(keys, "mixer", "there is no mixer '%.60s'; there are %s", name, names);
     for (size_t i = 0; i < index; i++)
         if (config->layers[i].mixer == layer->mixer) layer->shape.same++;
     layer->own = plx_alloc(context, layer->mixer->layer_size);
@@ -163,7 +178,8 @@ static plx_status read_layers(plx_keys *keys, plx_context *context, plx_config *
     bool dropout_used = false;
     if (list == NULL || list->kind != PLX_NODE_LIST || list->count == 0)
         return plx_keys_fail(keys, list != NULL ? "layers" : NULL, "'layers' must be a list with one mapping a layer");
-    if (list->count > PLX_LAYER_LIMIT) return plx_keys_fail(keys, "layers", "%zu layers are more than %d", list->count, PLX_LAYER_LIMIT);
+    if (list->count > PLX_LAYER_LIMIT)
+        return plx_keys_fail(keys, "layers", "%zu layers are more than %d", list->count, PLX_LAYER_LIMIT);
     config->layers = plx_alloc_array(context, list->count, sizeof *config->layers);
     if (config->layers == NULL) return plx_context_error(context)->code;
     config->layer_count = list->count;
@@ -177,7 +193,8 @@ static plx_status read_layers(plx_keys *keys, plx_context *context, plx_config *
         dropout_used |= config->layers[i].form == PLX_BLOCK_PAPER;
     }
     if (config->dropout > 0 && !dropout_used)
-        return plx_keys_fail(keys, "dropout", "dropout acts only in blocks of the form 'paper', and no layer has that form");
+        return plx_keys_fail(keys, "dropout",
+                             "dropout acts only in blocks of the form 'paper', and no layer has that form");
     return PLX_OK;
 }
 
@@ -219,10 +236,12 @@ static json_t *describe_layer(const plx_config *config, const plx_layer *layer)
         bad |= json_object_set_new(object, "head_dim", json_integer((json_int_t)shape->head_dim));
     }
     if (!bad && shape->rope != config->rope) bad |= json_object_set_new(object, "rope", json_boolean(shape->rope));
-    if (!bad && shape->rope_theta != config->rope_theta) bad |= json_object_set_new(object, "rope_theta", json_real(shape->rope_theta));
+    if (!bad && shape->rope_theta != config->rope_theta)
+        bad |= json_object_set_new(object, "rope_theta", json_real(shape->rope_theta));
     if (!bad && shape->partial_rotary_factor != config->partial_rotary_factor)
         bad |= json_object_set_new(object, "partial_rotary_factor", json_real(shape->partial_rotary_factor));
-    if (!bad && shape->qk_norm != config->qk_norm) bad |= json_object_set_new(object, "qk_norm", json_boolean(shape->qk_norm));
+    if (!bad && shape->qk_norm != config->qk_norm)
+        bad |= json_object_set_new(object, "qk_norm", json_boolean(shape->qk_norm));
     if (!bad && shape->attention_bias != config->attention_bias)
         bad |= json_object_set_new(object, "attention_bias", json_boolean(shape->attention_bias));
     if (!bad && shape->attention_out_bias != config->attention_out_bias)
@@ -244,20 +263,19 @@ json_t *plx_config_describe(const plx_config *config)
         }
     if (layers == NULL) return NULL;
     return json_pack(
-        "{s:s, s:[s], s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:f, s:f, s:n, s:s, s:f, s:s, s:b, s:b, s:b, s:b, s:b, s:b, s:f, s:s, s:o*, s:o, s:o, s:o}",
-        "model_type", "plexus", "architectures", "PlexusForCausalLM",
-        "vocab_size", (json_int_t)config->vocab_size, "hidden_size", (json_int_t)config->hidden_size,
-        "intermediate_size", (json_int_t)config->intermediate_size,
-        "num_attention_heads", (json_int_t)config->num_attention_heads,
-        "num_key_value_heads", (json_int_t)config->num_key_value_heads, "head_dim", (json_int_t)config->head_dim,
-        "max_position_embeddings", (json_int_t)config->max_position_embeddings,
-        "rope", config->rope, "rope_theta", config->rope_theta, "partial_rotary_factor", config->partial_rotary_factor,
-        "rope_scaling", "norm", config->norm_layer ? "layer" : "rms", "norm_eps", config->norm_eps,
-        "hidden_act", config->gelu ? "gelu" : "silu", "tie_word_embeddings", config->tie_word_embeddings,
-        "attention_bias", config->attention_bias, "attention_out_bias", config->attention_out_bias,
-        "mlp_bias", config->mlp_bias, "qk_norm", config->qk_norm, "parallel_residual", config->parallel_residual,
-        "dropout", config->dropout, "init", config->init_fan_in ? "fan_in" : "normal",
-        "tokenizer", config->tokenizer[0] != '\0' ? json_string(config->tokenizer) : NULL,
-        "bos_token_id", token_json(config->bos_token_id), "eos_token_id", token_json(config->eos_token_id),
-        "layers", layers);
+        "{s:s, s:[s], s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:f, s:f, s:n, s:s, s:f, s:s, s:b, s:b, s:b, s:b, s:b, "
+        "s:b, s:f, s:s, s:o*, s:o, s:o, s:o}",
+        "model_type", "plexus", "architectures", "PlexusForCausalLM", "vocab_size", (json_int_t)config->vocab_size,
+        "hidden_size", (json_int_t)config->hidden_size, "intermediate_size", (json_int_t)config->intermediate_size,
+        "num_attention_heads", (json_int_t)config->num_attention_heads, "num_key_value_heads",
+        (json_int_t)config->num_key_value_heads, "head_dim", (json_int_t)config->head_dim, "max_position_embeddings",
+        (json_int_t)config->max_position_embeddings, "rope", config->rope, "rope_theta", config->rope_theta,
+        "partial_rotary_factor", config->partial_rotary_factor, "rope_scaling", "norm",
+        config->norm_layer ? "layer" : "rms", "norm_eps", config->norm_eps, "hidden_act",
+        config->gelu ? "gelu" : "silu", "tie_word_embeddings", config->tie_word_embeddings, "attention_bias",
+        config->attention_bias, "attention_out_bias", config->attention_out_bias, "mlp_bias", config->mlp_bias,
+        "qk_norm", config->qk_norm, "parallel_residual", config->parallel_residual, "dropout", config->dropout, "init",
+        config->init_fan_in ? "fan_in" : "normal", "tokenizer",
+        config->tokenizer[0] != '\0' ? json_string(config->tokenizer) : NULL, "bos_token_id",
+        token_json(config->bos_token_id), "eos_token_id", token_json(config->eos_token_id), "layers", layers);
 }

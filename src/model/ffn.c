@@ -1,7 +1,8 @@
 /* ffn.c - the feed-forward part of a block: down(silu(gate(x)) * up(x)), or down(gelu(up(x))). */
 #include "model/ffn.h"
 
-plx_status plx_ffn_define(plx_params *params, plx_ffn *ffn, const plx_layer_shape *shape, size_t inner, bool gated, bool bias)
+plx_status plx_ffn_define(plx_params *params, plx_ffn *ffn, const plx_layer_shape *shape, size_t inner, bool gated,
+                          bool bias)
 {
     plx_init in = plx_init_matrix(shape, shape->hidden, false), out = plx_init_matrix(shape, inner, true);
     ffn->gated = gated;

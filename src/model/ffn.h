@@ -11,7 +11,8 @@ typedef struct plx_ffn {
 } plx_ffn;
 
 /* Defines ffn.{gate,up,down}_proj. */
-plx_status plx_ffn_define(plx_params *params, plx_ffn *ffn, const plx_layer_shape *shape, size_t inner, bool gated, bool bias);
+plx_status plx_ffn_define(plx_params *params, plx_ffn *ffn, const plx_layer_shape *shape, size_t inner, bool gated,
+                          bool bias);
 /* y [tokens, D] = ffn(x [tokens, D]) */
 plx_status plx_ffn_forward(plx_run *run, plx_ffn *ffn, const void *x, void *y);
 /* dx, overwritten, from dy; gradients of the weights accumulate. x as in forward. */

@@ -12,7 +12,8 @@ plx_init plx_init_matrix(const plx_layer_shape *shape, size_t in, bool output)
     return (plx_init){PLX_INIT_NORMAL, deviation};
 }
 
-plx_status plx_linear_define(plx_params *params, plx_linear *linear, const char *name, size_t in, size_t out, bool bias, plx_init init)
+plx_status plx_linear_define(plx_params *params, plx_linear *linear, const char *name, size_t in, size_t out, bool bias,
+                             plx_init init)
 {
     char full[96];
     *linear = (plx_linear){.in = in, .out = out};
@@ -46,7 +47,8 @@ plx_status plx_linear_forward_add(plx_run *run, const plx_linear *linear, const 
     return forward(run, linear, x, rows, y, 1.0);
 }
 
-plx_status plx_linear_backward(plx_run *run, const plx_linear *linear, const void *x, const void *dy, size_t rows, void *dx, bool accumulate)
+plx_status plx_linear_backward(plx_run *run, const plx_linear *linear, const void *x, const void *dy, size_t rows,
+                               void *dx, bool accumulate)
 {
     if (linear->weight->trainable) { /* dW[out,in] += dy[rows,out]^T x[rows,in] */
         plx_matmul_args args = {
@@ -59,7 +61,8 @@ plx_status plx_linear_backward(plx_run *run, const plx_linear *linear, const voi
         PLX_TRY(plx_run_op(run, &plx_op_matmul, &args));
     }
     if (linear->bias != NULL && linear->bias->trainable) {
-        plx_column_sum_args args = {.type = run->type, .x = dy, .out = linear->bias->gradient, .rows = rows, .width = linear->out};
+        plx_column_sum_args args = {
+            .type = run->type, .x = dy, .out = linear->bias->gradient, .rows = rows, .width = linear->out};
         PLX_TRY(plx_run_op(run, &plx_op_column_sum, &args));
     }
     if (dx == NULL) return PLX_OK;

@@ -29,11 +29,20 @@ plx_status plx_model_loss(plx_run *run, plx_model *model, const void *hidden, do
         size_t rows = run->tokens - first < chunk ? run->tokens - first : chunk;
         const void *x = plx_at(run, hidden, first * width);
         PLX_TRY(plx_linear_forward(run, &head, x, rows, logits));
-        plx_cross_entropy_args args = {.type = run->type, .rows = rows, .vocab = vocab, .logits = logits,
-                                       .targets = run->targets + first, .mask = run->mask + first, .scale = scale, .z = z,
-                                       .gradient = dhidden != NULL, .loss = loss + first, .correct = correct + first};
+        plx_cross_entropy_args args = {.type = run->type,
+                                       .rows = rows,
+                                       .vocab = vocab,
+                                       .logits = logits,
+                                       .targets = run->targets + first,
+                                       .mask = run->mask + first,
+                                       .scale = scale,
+                                       .z = z,
+                                       .gradient = dhidden != NULL,
+                                       .loss = loss + first,
+                                       .correct = correct + first};
         PLX_TRY(plx_run_op(run, &plx_op_cross_entropy, &args));
-        if (dhidden != NULL) PLX_TRY(plx_linear_backward(run, &head, x, logits, rows, plx_at(run, dhidden, first * width), false));
+        if (dhidden != NULL)
+            PLX_TRY(plx_linear_backward(run, &head, x, logits, rows, plx_at(run, dhidden, first * width), false));
     }
     plx_release(run, mark);
     return PLX_OK;

@@ -7,9 +7,14 @@ plx_status plx_model_forward(plx_run *run, plx_model *model, void **hidden)
     size_t count = run->tokens * model->config.hidden_size;
     void *x, *y, *spare = NULL;
     PLX_TRY(plx_kept(run, count, &x));
-    plx_embedding_args embed = {.type = run->type, .table_type = model->embedding->type, .ids = run->inputs, .tokens = run->tokens,
-                                .width = model->config.hidden_size, .vocab = model->config.vocab_size,
-                                .table = model->embedding->data, .y = x};
+    plx_embedding_args embed = {.type = run->type,
+                                .table_type = model->embedding->type,
+                                .ids = run->inputs,
+                                .tokens = run->tokens,
+                                .width = model->config.hidden_size,
+                                .vocab = model->config.vocab_size,
+                                .table = model->embedding->data,
+                                .y = x};
     PLX_TRY(plx_run_op(run, &plx_op_embedding_forward, &embed));
     if (!run->keep) PLX_TRY(plx_scratch(run, count, &spare));
     for (size_t i = 0; i < model->config.layer_count; i++) {
@@ -28,8 +33,10 @@ plx_status plx_model_forward(plx_run *run, plx_model *model, void **hidden)
 
 plx_status plx_model_backward(plx_run *run, plx_model *model, void *dhidden)
 {
-    PLX_TRY(plx_norm_backward(run, &model->norm, &model->norm_saved, model->final_in, dhidden, run->tokens, dhidden, false));
-    for (size_t i = model->config.layer_count; i-- > 0;) PLX_TRY(plx_block_backward(run, &model->config.layers[i], dhidden));
+    PLX_TRY(plx_norm_backward(run, &model->norm, &model->norm_saved, model->final_in, dhidden, run->tokens, dhidden,
+                              false));
+    for (size_t i = model->config.layer_count; i-- > 0;)
+        PLX_TRY(plx_block_backward(run, &model->config.layers[i], dhidden));
     if (!model->embedding->trainable) return PLX_OK;
     plx_embedding_backward_args embed = {.type = run->type, .ids = run->inputs, .tokens = run->tokens,
                                          .width = model->config.hidden_size, .vocab = model->config.vocab_size,

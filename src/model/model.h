@@ -75,7 +75,8 @@ void plx_model_free_gradients(plx_model *model);
 plx_param *plx_model_find_param(const plx_model *model, const char *name); /* NULL when unknown */
 size_t plx_model_parameter_count(const plx_model *model);
 
-/* hidden [tokens, D] (from scratch or saved): the state after the final norm. Uses mixer->step when run->session is set. */
+/* hidden [tokens, D] (from scratch or saved): the state after the final norm. Uses mixer->step when run->session is
+ * set. */
 plx_status plx_model_forward(plx_run *run, plx_model *model, void **hidden);
 /* dhidden [tokens, D] is overwritten on the way. Adds to all gradients. */
 plx_status plx_model_backward(plx_run *run, plx_model *model, void *dhidden);
@@ -112,25 +113,27 @@ typedef struct plx_arena {
 
 enum { PLX_PASS_KEEP = 1, PLX_PASS_TRAINING = 2 };
 
-/* What a pass over rows x length tokens needs, without memory: *run holds the peaks and flops. session: NULL but in a step. */
-plx_status plx_pass_measure(plx_model *model, size_t rows, size_t length, int flags, struct plx_session *session, plx_pass pass,
-                            void *user, plx_run *run);
+/* What a pass over rows x length tokens needs, without memory: *run holds the peaks and flops. session: NULL but in a
+ * step. */
+plx_status plx_pass_measure(plx_model *model, size_t rows, size_t length, int flags, struct plx_session *session,
+                            plx_pass pass, void *user, plx_run *run);
 void plx_arena_init(plx_arena *arena, plx_model *model);
 void plx_arena_release(plx_arena *arena);
 /* Sizes the arena for a pass (ERROR_MEMORY with the sum when the machine has less); grows, never shrinks. */
-plx_status plx_arena_reserve(plx_arena *arena, size_t rows, size_t length, int flags, struct plx_session *session, plx_pass pass,
-                             void *user);
+plx_status plx_arena_reserve(plx_arena *arena, size_t rows, size_t length, int flags, struct plx_session *session,
+                             plx_pass pass, void *user);
 /* Reserves, uploads the batch (inputs, targets, mask, start; NULL parts get their defaults; past: [B] or NULL), runs.
  * dropout_seed and dropout_stream matter only with PLX_PASS_TRAINING. */
-plx_status plx_arena_run(plx_arena *arena, const plx_batch *batch, const int32_t *past, struct plx_session *session, int flags,
-                         uint64_t dropout_seed, uint64_t dropout_stream, plx_pass pass, void *user);
+plx_status plx_arena_run(plx_arena *arena, const plx_batch *batch, const int32_t *past, struct plx_session *session,
+                         int flags, uint64_t dropout_seed, uint64_t dropout_stream, plx_pass pass, void *user);
 
 /* ---- files (checkpoint.c) ---- */
 /* Writes config.json, model.safetensors (shards above 4 GB) and generation_config.json into an existing directory. */
 plx_status plx_model_write(plx_model *model, const char *directory);
 /* Reads all tensors of an allocated model from a directory's safetensors files. */
 plx_status plx_model_read(plx_model *model, const char *directory);
-/* A model's directory: the path itself, or for a run's directory the checkpoint that `latest` names. Freed with plx_free. */
+/* A model's directory: the path itself, or for a run's directory the checkpoint that `latest` names. Freed with
+ * plx_free. */
 plx_status plx_model_resolve(plx_context *context, const char *path, char **directory);
 /* Elements of device memory as they are, for plx_safetensors_entry.fetch with a plx_fetch as its user. */
 typedef struct plx_fetch { plx_context *context; const void *data; plx_type type; } plx_fetch;
@@ -138,13 +141,14 @@ plx_status plx_device_fetch(void *fetch, size_t first, size_t count, void *data)
 /* Reads a tensor of an open file to device memory, converting to `type`. */
 struct plx_safetensors;
 struct plx_safetensor;
-plx_status plx_tensor_read_into(plx_context *context, struct plx_safetensors *file, const struct plx_safetensor *tensor, void *device,
-                                plx_type type);
+plx_status plx_tensor_read_into(plx_context *context, struct plx_safetensors *file, const struct plx_safetensor *tensor,
+                                void *device, plx_type type);
 
 /* ---- plans (plan.c) ---- */
 /* Of training a config (a tree of config.json) on rows x length tokens (length 0: max_position_embeddings), the first
  * `recompute` layers recomputed. Freed with plx_plan_free. */
-plx_status plx_plan_config(plx_context *context, const plx_node *root, size_t rows, size_t length, size_t recompute, plx_plan *plan);
+plx_status plx_plan_config(plx_context *context, const plx_node *root, size_t rows, size_t length, size_t recompute,
+                           plx_plan *plan);
 plx_status plx_plan_outline(plx_model *model, size_t rows, size_t length, plx_plan *plan);
 /* Decoding state of one sequence of `tokens` tokens. */
 size_t plx_layer_state_bytes(const plx_model *model, const plx_layer *layer, size_t tokens);

@@ -3,7 +3,8 @@
 
 #include <stdio.h>
 
-plx_status plx_norm_define(plx_params *params, plx_norm *norm, const char *name, size_t width, bool layer, double epsilon)
+plx_status plx_norm_define(plx_params *params, plx_norm *norm, const char *name, size_t width, bool layer,
+                           double epsilon)
 {
     char full[96];
     *norm = (plx_norm){.layer = layer, .epsilon = epsilon, .width = width};
@@ -16,7 +17,8 @@ plx_status plx_norm_define(plx_params *params, plx_norm *norm, const char *name,
     return PLX_OK;
 }
 
-plx_status plx_norm_forward(plx_run *run, const plx_norm *norm, const void *x, size_t rows, void *y, plx_norm_saved *saved)
+plx_status plx_norm_forward(plx_run *run, const plx_norm *norm, const void *x, size_t rows, void *y,
+                            plx_norm_saved *saved)
 {
     plx_norm_saved none = {0};
     if (saved != NULL && run->keep) {
@@ -32,8 +34,8 @@ plx_status plx_norm_forward(plx_run *run, const plx_norm *norm, const void *x, s
     return plx_run_op(run, &plx_op_norm_forward, &args);
 }
 
-plx_status plx_norm_backward(plx_run *run, const plx_norm *norm, const plx_norm_saved *saved, const void *x, const void *dy,
-                             size_t rows, void *dx, bool accumulate)
+plx_status plx_norm_backward(plx_run *run, const plx_norm *norm, const plx_norm_saved *saved, const void *x,
+                             const void *dy, size_t rows, void *dx, bool accumulate)
 {
     plx_norm_backward_args args = {
         .type = run->type, .layer = norm->layer, .rows = rows, .width = norm->width,

@@ -16,10 +16,12 @@ plx_status plx_params_add(plx_params *params, const char *name, size_t rank, siz
     plx_context *context = model->context;
     size_t elements = rows;
     if (rank == 2 && !plx_multiply_sizes(rows, columns, &elements))
-        return plx_fail(context, PLX_ERROR_MEMORY, "tensor %s of %zu x %zu is larger than addresses can name", name, rows, columns);
+        return plx_fail(context, PLX_ERROR_MEMORY, "tensor %s of %zu x %zu is larger than addresses can name", name,
+                        rows, columns);
     if (model->param_count == params->capacity) {
         size_t capacity = params->capacity > 0 ? 2 * params->capacity : 64;
-        plx_param **grown = plx_grow(context, model->params, params->capacity * sizeof *grown, capacity * sizeof *grown);
+        plx_param **grown =
+            plx_grow(context, model->params, params->capacity * sizeof *grown, capacity * sizeof *grown);
         if (grown == NULL) return plx_context_error(context)->code;
         model->params = grown;
         params->capacity = capacity;
@@ -28,7 +30,8 @@ plx_status plx_params_add(plx_params *params, const char *name, size_t rank, siz
     if (made == NULL) return plx_context_error(context)->code;
     *made = (plx_param){.rank = rank, .shape = {rows, columns}, .elements = elements, .init = init,
                         .decay = decay, .trainable = true, .type = model->type};
-    int length = snprintf(made->name, sizeof made->name, "%s%s%s", params->prefix, params->prefix[0] != '\0' ? "." : "", name);
+    int length =
+        snprintf(made->name, sizeof made->name, "%s%s%s", params->prefix, params->prefix[0] != '\0' ? "." : "", name);
     model->params[model->param_count++] = made;
     *param = made;
     if (length < 0 || (size_t)length >= sizeof made->name)
@@ -53,13 +56,18 @@ plx_status plx_params_rope(plx_params *params, plx_rope_layout layout, size_t he
             return PLX_OK;
         }
     }
-    plx_rope **grown = plx_grow(context, model->ropes, model->rope_count * sizeof *grown, (model->rope_count + 1) * sizeof *grown);
+    plx_rope **grown =
+        plx_grow(context, model->ropes, model->rope_count * sizeof *grown, (model->rope_count + 1) * sizeof *grown);
     if (grown == NULL) return plx_context_error(context)->code;
     model->ropes = grown;
     plx_rope *made = plx_alloc(context, sizeof *made);
     if (made == NULL) return plx_context_error(context)->code;
-    *made = (plx_rope){.layout = layout, .head_dim = head_dim, .pairs = pairs, .theta = theta,
-                       .rows = model->config.max_position_embeddings < 65536 ? model->config.max_position_embeddings : 65536};
+    *made = (plx_rope){.layout = layout,
+                       .head_dim = head_dim,
+                       .pairs = pairs,
+                       .theta = theta,
+                       .rows = model->config.max_position_embeddings < 65536 ? model->config.max_position_embeddings
+                                                                             : 65536};
     model->ropes[model->rope_count++] = made;
     *rope = made;
     return PLX_OK;
@@ -106,9 +114,19 @@ plx_status plx_rope_apply(plx_run *run, const plx_rope *rope, void *x, size_t he
 {
     if (rope == NULL) return PLX_OK;
     plx_rope_args args = {
-        .type = run->type, .x = x, .tokens = run->tokens, .heads = heads, .head_dim = rope->head_dim, .pairs = rope->pairs,
-        .layout = rope->layout, .inverse = inverse, .position = run->position,
-        .cosine = rope->cosine, .sine = rope->sine, .table_rows = rope->rows, .frequency = rope->frequency,
+        .type = run->type,
+        .x = x,
+        .tokens = run->tokens,
+        .heads = heads,
+        .head_dim = rope->head_dim,
+        .pairs = rope->pairs,
+        .layout = rope->layout,
+        .inverse = inverse,
+        .position = run->position,
+        .cosine = rope->cosine,
+        .sine = rope->sine,
+        .table_rows = rope->rows,
+        .frequency = rope->frequency,
     };
     return plx_run_op(run, &plx_op_rope, &args);
 }
@@ -133,19 +151,23 @@ plx_status plx_model_outline(plx_context *context, plx_config *config, plx_type 
     plx_status status;
     double embedding_deviation = config->init_fan_in ? 1.0 : 0.02;
     size_t hidden = config->hidden_size;
-    PLX_TRY_GOTO(status, failed, plx_params_add(&params, "model.embed_tokens.weight", 2, config->vocab_size, hidden,
-                                                (plx_init){PLX_INIT_NORMAL, embedding_deviation}, true, &model->embedding));
+    PLX_TRY_GOTO(status, failed,
+                 plx_params_add(&params, "model.embed_tokens.weight", 2, config->vocab_size, hidden,
+                                (plx_init){PLX_INIT_NORMAL, embedding_deviation}, true, &model->embedding));
     for (size_t i = 0; i < config->layer_count; i++) {
         snprintf(params.prefix, sizeof params.prefix, "model.layers.%zu", i);
         PLX_TRY_GOTO(status, failed, plx_block_define(&params, &config->layers[i], config));
     }
     params.prefix[0] = '\0';
-    PLX_TRY_GOTO(status, failed, plx_norm_define(&params, &model->norm, "model.norm", hidden, config->norm_layer, config->norm_eps));
+    PLX_TRY_GOTO(status, failed,
+                 plx_norm_define(&params, &model->norm, "model.norm", hidden, config->norm_layer, config->norm_eps));
     model->head = model->embedding;
     if (!config->tie_word_embeddings)
-        PLX_TRY_GOTO(status, failed, plx_params_add(&params, "lm_head.weight", 2, config->vocab_size, hidden,
-                                                    (plx_init){PLX_INIT_NORMAL, config->init_fan_in ? 1.0 / sqrt((double)hidden) : 0.02},
-                                                    true, &model->head));
+        PLX_TRY_GOTO(
+            status, failed,
+            plx_params_add(&params, "lm_head.weight", 2, config->vocab_size, hidden,
+                           (plx_init){PLX_INIT_NORMAL, config->init_fan_in ? 1.0 / sqrt((double)hidden) : 0.02}, true,
+                           &model->head));
     json_t *described = plx_config_describe(config);
     char *text = described != NULL ? json_dumps(described, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) : NULL;
     json_decref(described);
@@ -200,7 +222,8 @@ plx_status plx_memory_check(plx_context *context, size_t bytes, const char *what
 {
     size_t available = plx_available_memory();
     if (bytes <= available) return PLX_OK;
-    return plx_fail(context, PLX_ERROR_MEMORY, "%s need %.3g GB and this machine has %.3g GB to give; choose a smaller model or batch", what,
+    return plx_fail(context, PLX_ERROR_MEMORY,
+                    "%s need %.3g GB and this machine has %.3g GB to give; choose a smaller model or batch", what,
                     (double)bytes / 1e9, (double)available / 1e9);
 }
 
@@ -261,9 +284,11 @@ plx_status plx_model_initialise(plx_model *model, uint64_t seed)
         for (size_t first = 0; first < param->elements; first += CHUNK) {
             size_t count = param->elements - first < CHUNK ? param->elements - first : CHUNK;
             for (size_t j = 0; j < count; j++)
-                plx_put(host, param->type, j, param->init.kind == PLX_INIT_CONSTANT ? param->init.value
-                                                                                   : param->init.value * plx_random_normal(&random));
-            plx_device_upload(model->context, (char *)param->data + first * plx_type_size(param->type), host, count * plx_type_size(param->type));
+                plx_put(host, param->type, j,
+                        param->init.kind == PLX_INIT_CONSTANT ? param->init.value
+                                                              : param->init.value * plx_random_normal(&random));
+            plx_device_upload(model->context, (char *)param->data + first * plx_type_size(param->type), host,
+                              count * plx_type_size(param->type));
         }
     }
     plx_free(model->context, host);

@@ -26,7 +26,7 @@ typedef struct plx_param {
 typedef struct plx_rope {
     plx_rope_layout layout;
     size_t pairs, rows;
-    double theta;         /* frequency of pair i: theta^(-2i / (2 pairs)) for halves, theta^(-3i / head_dim) for chunks */
+    double theta; /* frequency of pair i: theta^(-2i / (2 pairs)) for halves, theta^(-3i / head_dim) for chunks */
     size_t head_dim;
     void *cosine, *sine;  /* device */
     double *frequency;    /* device */
@@ -69,12 +69,15 @@ typedef struct plx_linear {
  * sqrt(2 * layers). */
 plx_init plx_init_matrix(const plx_layer_shape *shape, size_t in, bool output);
 /* Defines NAME.weight [out, in] and, with bias, NAME.bias [out] = 0. */
-plx_status plx_linear_define(plx_params *params, plx_linear *linear, const char *name, size_t in, size_t out, bool bias, plx_init init);
+plx_status plx_linear_define(plx_params *params, plx_linear *linear, const char *name, size_t in, size_t out, bool bias,
+                             plx_init init);
 plx_status plx_linear_forward(plx_run *run, const plx_linear *linear, const void *x, size_t rows, void *y);
 /* y += x W^T + b */
 plx_status plx_linear_forward_add(plx_run *run, const plx_linear *linear, const void *x, size_t rows, void *y);
-/* Adds to the gradients of weight and bias (when trainable), and dx = dy W, or dx += with accumulate; dx NULL: not wanted. */
-plx_status plx_linear_backward(plx_run *run, const plx_linear *linear, const void *x, const void *dy, size_t rows, void *dx, bool accumulate);
+/* Adds to the gradients of weight and bias (when trainable), and dx = dy W, or dx += with accumulate; dx NULL: not
+ * wanted. */
+plx_status plx_linear_backward(plx_run *run, const plx_linear *linear, const void *x, const void *dy, size_t rows,
+                               void *dx, bool accumulate);
 
 /* ---- norm ---- */
 typedef struct plx_norm {
@@ -85,11 +88,13 @@ typedef struct plx_norm {
 } plx_norm;
 typedef struct plx_norm_saved { void *mean, *rstd; } plx_norm_saved;
 /* NAME.weight [width] = 1 and, for LayerNorm, NAME.bias = 0; neither decays. */
-plx_status plx_norm_define(plx_params *params, plx_norm *norm, const char *name, size_t width, bool layer, double epsilon);
+plx_status plx_norm_define(plx_params *params, plx_norm *norm, const char *name, size_t width, bool layer,
+                           double epsilon);
 /* saved NULL: no backward follows. */
-plx_status plx_norm_forward(plx_run *run, const plx_norm *norm, const void *x, size_t rows, void *y, plx_norm_saved *saved);
-plx_status plx_norm_backward(plx_run *run, const plx_norm *norm, const plx_norm_saved *saved, const void *x, const void *dy,
-                             size_t rows, void *dx, bool accumulate);
+plx_status plx_norm_forward(plx_run *run, const plx_norm *norm, const void *x, size_t rows, void *y,
+                            plx_norm_saved *saved);
+plx_status plx_norm_backward(plx_run *run, const plx_norm *norm, const plx_norm_saved *saved, const void *x,
+                             const void *dy, size_t rows, void *dx, bool accumulate);
 
 /* ---- rope ---- */
 /* Turns x [B*T, heads, head_dim] in place by the tokens' positions; inverse turns back. rope NULL: nothing. */

@@ -48,9 +48,12 @@ plx_status plx_plan_outline(plx_model *model, size_t rows, size_t length, plx_pl
     plx_loss_pass pass = {.scale = 1};
     plx_run run;
     size_t layers = model->config.layer_count;
-    *plan = (plx_plan){.rows = rows, .length = length, .layer_count = layers, .parameters = plx_model_parameter_count(model)};
+    *plan = (plx_plan){
+        .rows = rows, .length = length, .layer_count = layers, .parameters = plx_model_parameter_count(model)};
     if (length == 0 || rows == 0 || length > INT32_MAX || rows > (size_t)INT32_MAX / length)
-        return plx_fail(context, PLX_ERROR_VALUE, "batches of %zu rows of %zu tokens: both must be at least 1, and the tokens fewer than 2^31", rows, length);
+        return plx_fail(context, PLX_ERROR_VALUE,
+                        "batches of %zu rows of %zu tokens: both must be at least 1, and the tokens fewer than 2^31",
+                        rows, length);
     PLX_TRY(plx_pass_measure(model, rows, length, PLX_PASS_KEEP | PLX_PASS_TRAINING, NULL, plx_pass_loss, &pass, &run));
     plan->bytes.activations = run.saved.peak;
     plan->bytes.scratch = run.scratch.peak;
@@ -64,7 +67,8 @@ plx_status plx_plan_outline(plx_model *model, size_t rows, size_t length, plx_pl
     for (size_t i = 0; i < layers; i++) {
         plx_layer *layer = &model->config.layers[i];
         one_layer one = {.layer = layer};
-        plx_status status = plx_pass_measure(model, rows, length, PLX_PASS_KEEP | PLX_PASS_TRAINING, NULL, pass_layer, &one, &run);
+        plx_status status =
+            plx_pass_measure(model, rows, length, PLX_PASS_KEEP | PLX_PASS_TRAINING, NULL, pass_layer, &one, &run);
         if (status != PLX_OK) {
             plx_plan_free(context, plan);
             return status;
@@ -76,12 +80,14 @@ plx_status plx_plan_outline(plx_model *model, size_t rows, size_t length, plx_pl
         };
         plan->bytes.state += plan->layers[i].state_bytes;
     }
-    plan->total_bytes = plan->bytes.weights + plan->bytes.gradients + plan->bytes.optimizer + plan->bytes.activations + plan->bytes.scratch;
+    plan->total_bytes = plan->bytes.weights + plan->bytes.gradients + plan->bytes.optimizer + plan->bytes.activations +
+                        plan->bytes.scratch;
     plan->available_bytes = plx_available_memory();
     return PLX_OK;
 }
 
-plx_status plx_plan_config(plx_context *context, const plx_node *root, size_t rows, size_t length, size_t recompute, plx_plan *plan)
+plx_status plx_plan_config(plx_context *context, const plx_node *root, size_t rows, size_t length, size_t recompute,
+                           plx_plan *plan)
 {
     plx_config config;
     plx_model *model;
@@ -89,7 +95,8 @@ plx_status plx_plan_config(plx_context *context, const plx_node *root, size_t ro
     PLX_TRY(plx_config_parse(context, root, &config));
     PLX_TRY(plx_model_outline(context, &config, PLX_F32, &model));
     for (size_t i = 0; i < model->config.layer_count; i++) model->config.layers[i].recompute = i < recompute;
-    plx_status status = plx_plan_outline(model, rows, length != 0 ? length : model->config.max_position_embeddings, plan);
+    plx_status status =
+        plx_plan_outline(model, rows, length != 0 ? length : model->config.max_position_embeddings, plan);
     plx_model_free(model);
     return status;
 }

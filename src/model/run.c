@@ -12,8 +12,9 @@ static plx_status take(plx_run *run, plx_stack *stack, const char *name, size_t 
     if (rounded < bytes || stack->used + rounded < stack->used)
         return plx_fail(run->context, PLX_ERROR_MEMORY, "a pass needs more memory than addresses can name");
     if (!run->dry && stack->used + rounded > stack->size)
-        return plx_fail(run->context, PLX_ERROR_INTERNAL, "%s memory overran its plan (%zu of %zu bytes used, %zu asked)", name,
-                        stack->used, stack->size, rounded);
+        return plx_fail(run->context, PLX_ERROR_INTERNAL,
+                        "%s memory overran its plan (%zu of %zu bytes used, %zu asked)", name, stack->used, stack->size,
+                        rounded);
     *memory = (run->dry ? PLX_DRY_BASE : stack->memory) + stack->used;
     stack->used += rounded;
     if (stack->used > stack->peak) stack->peak = stack->used;
@@ -21,8 +22,14 @@ static plx_status take(plx_run *run, plx_stack *stack, const char *name, size_t 
     return PLX_OK;
 }
 
-plx_status plx_saved_bytes(plx_run *run, size_t bytes, void **memory) { return take(run, &run->saved, "saved", bytes, memory); }
-plx_status plx_scratch_bytes(plx_run *run, size_t bytes, void **memory) { return take(run, &run->scratch, "scratch", bytes, memory); }
+plx_status plx_saved_bytes(plx_run *run, size_t bytes, void **memory)
+{
+    return take(run, &run->saved, "saved", bytes, memory);
+}
+plx_status plx_scratch_bytes(plx_run *run, size_t bytes, void **memory)
+{
+    return take(run, &run->scratch, "scratch", bytes, memory);
+}
 plx_status plx_saved(plx_run *run, size_t count, void **memory)
 {
     return plx_saved_bytes(run, count * plx_type_size(run->type), memory);

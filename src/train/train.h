@@ -16,8 +16,8 @@ struct plx_trainer {
 /* The learning rate of step s (1-based). */
 double plx_schedule_lr(const plx_train_options *options, size_t step);
 
-/* A checkpoint directory: a model directory (plx_model_save's files) with optimizer.safetensors (NAME.moment1, NAME.moment2)
- * and trainer.json beside them. */
+/* A checkpoint directory: a model directory (plx_model_save's files) with optimizer.safetensors (NAME.moment1,
+ * NAME.moment2) and trainer.json beside them. */
 plx_status plx_checkpoint_save(plx_trainer *trainer, const char *directory, const json_t *run_state);
 /* Puts weights, moments and step back into the trainer; *run_state is a new reference. */
 plx_status plx_checkpoint_load(plx_trainer *trainer, const char *directory, json_t **run_state);

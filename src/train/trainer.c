@@ -5,17 +5,22 @@
 
 #include <math.h>
 
-plx_status plx_trainer_create(plx_model *model, const plx_train_options *options, size_t rows, size_t length, plx_trainer **made)
+plx_status plx_trainer_create(plx_model *model, const plx_train_options *options, size_t rows, size_t length,
+                              plx_trainer **made)
 {
     plx_context *context = model->context;
     plx_loss_pass pass = {0};
     *made = NULL;
     if (rows == 0 || length == 0 || length > INT32_MAX || rows > (size_t)INT32_MAX / length)
-        return plx_fail(context, PLX_ERROR_VALUE, "batches of %zu rows of %zu tokens: both must be at least 1, and the tokens fewer than 2^31", rows, length);
-    if (model->moments != NULL) return plx_fail(context, PLX_ERROR_VALUE, "the model has a trainer already: free that one first");
+        return plx_fail(context, PLX_ERROR_VALUE,
+                        "batches of %zu rows of %zu tokens: both must be at least 1, and the tokens fewer than 2^31",
+                        rows, length);
+    if (model->moments != NULL)
+        return plx_fail(context, PLX_ERROR_VALUE, "the model has a trainer already: free that one first");
     for (size_t i = 0; i < model->param_count; i++)
         if (model->params[i]->trainable && model->params[i]->type != model->type)
-            return plx_fail(context, PLX_ERROR_VALUE, "tensor %s is stored as %s: freeze it, or load the model without keep_stored_types",
+            return plx_fail(context, PLX_ERROR_VALUE,
+                            "tensor %s is stored as %s: freeze it, or load the model without keep_stored_types",
                             model->params[i]->name, plx_type_name(model->params[i]->type));
     for (size_t i = 0; i < model->config.layer_count; i++)
         model->config.layers[i].recompute = i < options->recompute;
@@ -27,10 +32,12 @@ plx_status plx_trainer_create(plx_model *model, const plx_train_options *options
     double sum = 3.0 * (double)gradients + (double)run.saved.peak + (double)run.scratch.peak;
     size_t available = plx_available_memory();
     if (sum > (double)available)
-        return plx_fail(context, PLX_ERROR_MEMORY, "training needs %.3g GB more (gradients %.3g, optimiser %.3g, activations %.3g, scratch %.3g) and this "
-                        "machine has %.3g GB to give; use a smaller model or batch, shorter sequences, or train.recompute",
-                        sum / 1e9, (double)gradients / 1e9, 2.0 * (double)gradients / 1e9, (double)run.saved.peak / 1e9,
-                        (double)run.scratch.peak / 1e9, (double)available / 1e9);
+        return plx_fail(
+            context, PLX_ERROR_MEMORY,
+            "training needs %.3g GB more (gradients %.3g, optimiser %.3g, activations %.3g, scratch %.3g) and this "
+            "machine has %.3g GB to give; use a smaller model or batch, shorter sequences, or train.recompute",
+            sum / 1e9, (double)gradients / 1e9, 2.0 * (double)gradients / 1e9, (double)run.saved.peak / 1e9,
+            (double)run.scratch.peak / 1e9, (double)available / 1e9);
 
     plx_trainer *trainer = plx_alloc(context, sizeof *trainer);
     if (trainer == NULL) return plx_context_error(context)->code;
@@ -43,7 +50,9 @@ plx_status plx_trainer_create(plx_model *model, const plx_train_options *options
     plx_status status;
     void *norms = NULL;
     PLX_TRY_GOTO(status, failed, plx_model_allocate_gradients(model, true));
-    PLX_TRY_GOTO(status, failed, plx_arena_reserve(&trainer->arena, rows, length, PLX_PASS_KEEP | PLX_PASS_TRAINING, NULL, plx_pass_loss, &pass));
+    PLX_TRY_GOTO(status, failed,
+                 plx_arena_reserve(&trainer->arena, rows, length, PLX_PASS_KEEP | PLX_PASS_TRAINING, NULL,
+                                   plx_pass_loss, &pass));
     PLX_TRY_GOTO(status, failed, plx_device_alloc(context, model->param_count * sizeof(double), &norms));
     trainer->norms = norms;
     *made = trainer;
@@ -63,7 +72,8 @@ void plx_trainer_free(plx_trainer *trainer)
     plx_free(context, trainer);
 }
 
-/* Euclidean norm of all gradients (or weights), summed tensor by tensor; ERROR_NUMERIC says which tensor is not finite. */
+/* Euclidean norm of all gradients (or weights), summed tensor by tensor; ERROR_NUMERIC says which tensor is not finite.
+ */
 static plx_status tensor_norm(plx_trainer *trainer, size_t step, bool gradients, double *norm)
 {
     plx_model *model = trainer->model;
@@ -76,16 +86,19 @@ static plx_status tensor_norm(plx_trainer *trainer, size_t step, bool gradients,
     for (size_t i = 0; i < model->param_count && status == PLX_OK; i++) {
         const plx_param *param = model->params[i];
         if (!param->trainable) continue;
-        plx_sum_squares_args args = {.type = model->type, .count = param->elements, .x = gradients ? param->gradient : param->data,
-                                    .out = trainer->norms + i};
+        plx_sum_squares_args args = {.type = model->type,
+                                     .count = param->elements,
+                                     .x = gradients ? param->gradient : param->data,
+                                     .out = trainer->norms + i};
         status = plx_op_run(context, &plx_op_sum_squares, &args);
     }
     plx_device_download(context, squares, trainer->norms, model->param_count * sizeof(double));
     for (size_t i = 0; i < model->param_count && status == PLX_OK; i++) {
         sum += squares[i];
         if (!isfinite(squares[i]))
-            status = plx_fail(context, PLX_ERROR_NUMERIC, "step %zu: the %s %s is not finite; lower the learning rate, or clip gradients",
-                              step, gradients ? "gradient of" : "weight", model->params[i]->name);
+            status = plx_fail(context, PLX_ERROR_NUMERIC,
+                              "step %zu: the %s %s is not finite; lower the learning rate, or clip gradients", step,
+                              gradients ? "gradient of" : "weight", model->params[i]->name);
     }
     plx_free(context, squares);
     *norm = sqrt(sum);
@@ -100,10 +113,20 @@ static plx_status update(plx_trainer *trainer, size_t step, double lr, double sc
         const plx_param *param = model->params[i];
         if (!param->trainable) continue;
         plx_adamw_args args = {
-            .type = model->type, .count = param->elements, .weight = param->data, .m = param->moment1, .v = param->moment2,
-            .gradient = param->gradient, .grad_scale = scale, .lr = lr, .beta1 = options->beta1, .beta2 = options->beta2,
-            .epsilon = options->epsilon, .decay = param->decay ? options->weight_decay : 0.0,
-            .correction1 = 1.0 - pow(options->beta1, (double)step), .correction2 = 1.0 - pow(options->beta2, (double)step),
+            .type = model->type,
+            .count = param->elements,
+            .weight = param->data,
+            .m = param->moment1,
+            .v = param->moment2,
+            .gradient = param->gradient,
+            .grad_scale = scale,
+            .lr = lr,
+            .beta1 = options->beta1,
+            .beta2 = options->beta2,
+            .epsilon = options->epsilon,
+            .decay = param->decay ? options->weight_decay : 0.0,
+            .correction1 = 1.0 - pow(options->beta1, (double)step),
+            .correction2 = 1.0 - pow(options->beta2, (double)step),
         };
         PLX_TRY(plx_op_run(model->context, &plx_op_adamw, &args));
     }
@@ -122,19 +145,22 @@ plx_status plx_trainer_step(plx_trainer *trainer, const plx_batch *batches, size
     for (size_t i = 0; i < count; i++) {
         PLX_TRY(plx_batch_check(context, &batches[i], model->config.vocab_size, true));
         if (batches[i].rows * batches[i].length > trainer->rows * trainer->length)
-            return plx_fail(context, PLX_ERROR_VALUE, "a batch of %zu x %zu tokens is larger than the trainer's %zu x %zu", batches[i].rows,
+            return plx_fail(context, PLX_ERROR_VALUE,
+                            "a batch of %zu x %zu tokens is larger than the trainer's %zu x %zu", batches[i].rows,
                             batches[i].length, trainer->rows, trainer->length);
         weight += plx_batch_weight(&batches[i]);
     }
-    if (!(weight > 0)) return plx_fail(context, PLX_ERROR_VALUE, "step %zu: the mask is 0 everywhere: there is no loss to train on", step);
+    if (!(weight > 0))
+        return plx_fail(context, PLX_ERROR_VALUE, "step %zu: the mask is 0 everywhere: there is no loss to train on",
+                        step);
     PLX_TRY(plx_loss_pass_create(context, trainer->rows * trainer->length, &pass));
     pass.scale = 1.0 / weight;
     pass.z = options->z_loss;
     plx_model_zero_gradients(model);
     plx_status status = PLX_OK;
     for (size_t i = 0; i < count && status == PLX_OK; i++) {
-        status = plx_arena_run(&trainer->arena, &batches[i], NULL, NULL, PLX_PASS_KEEP | PLX_PASS_TRAINING, options->seed,
-                               (uint64_t)step * count + i, plx_pass_loss, &pass);
+        status = plx_arena_run(&trainer->arena, &batches[i], NULL, NULL, PLX_PASS_KEEP | PLX_PASS_TRAINING,
+                               options->seed, (uint64_t)step * count + i, plx_pass_loss, &pass);
         if (status == PLX_OK) plx_loss_pass_score(&pass, &batches[i], &score);
         tokens += batches[i].rows * batches[i].length;
     }
@@ -145,9 +171,12 @@ plx_status plx_trainer_step(plx_trainer *trainer, const plx_batch *batches, size
         plx_status found = tensor_norm(trainer, step, false, &norm);
         if (found == PLX_OK) found = tensor_norm(trainer, step, true, &norm);
         if (found != PLX_OK && found != PLX_ERROR_NUMERIC) return found;
-        return found != PLX_OK ? plx_fail_prefix(context, found, "the loss is %s", isnan(loss) ? "NaN" : "infinite")
-                               : plx_fail(context, PLX_ERROR_NUMERIC, "step %zu: the loss is not finite: the logits (model.norm.weight's output) overflow; "
-                                          "lower the learning rate", step);
+        return found != PLX_OK
+                   ? plx_fail_prefix(context, found, "the loss is %s", isnan(loss) ? "NaN" : "infinite")
+                   : plx_fail(context, PLX_ERROR_NUMERIC,
+                              "step %zu: the loss is not finite: the logits (model.norm.weight's output) overflow; "
+                              "lower the learning rate",
+                              step);
     }
     PLX_TRY(tensor_norm(trainer, step, true, &norm));
     double scale = options->grad_clip > 0 && norm > options->grad_clip ? options->grad_clip / norm : 1.0;

@@ -21,8 +21,9 @@ char *test_config(const char *mixer, const char *layer_case, size_t layers, cons
 {
     char members[512];
     snprintf(members, sizeof members, "{%s}", extra != NULL ? extra : "");
-    json_t *config = json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:i}", "model_type", "plexus", "vocab_size", 11, "hidden_size", 24,
-                               "intermediate_size", 16, "num_attention_heads", 4, "head_dim", 6, "max_position_embeddings", 64);
+    json_t *config =
+        json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:i}", "model_type", "plexus", "vocab_size", 11, "hidden_size", 24,
+                  "intermediate_size", 16, "num_attention_heads", 4, "head_dim", 6, "max_position_embeddings", 64);
     json_t *more = json_loads(members, 0, NULL), *list = json_array(), *layer = json_loads(layer_case, 0, NULL);
     if (more == NULL || layer == NULL) fail_msg("bad test JSON: %s %s", members, layer_case);
     json_object_update(config, more);
@@ -63,7 +64,10 @@ test_batch make_batch(size_t rows, size_t length, size_t vocab, size_t document,
 {
     size_t count = rows * length;
     plx_random random;
-    test_batch made = {.inputs = malloc(count * 4), .targets = malloc(count * 4), .start = malloc(count * 4), .mask = malloc(count * 4)};
+    test_batch made = {.inputs = malloc(count * 4),
+                       .targets = malloc(count * 4),
+                       .start = malloc(count * 4),
+                       .mask = malloc(count * 4)};
     plx_random_init(&random, seed, 77);
     for (size_t i = 0; i < count; i++) {
         size_t t = i % length;
@@ -74,7 +78,12 @@ test_batch make_batch(size_t rows, size_t length, size_t vocab, size_t document,
         made.start[i] = begins ? (int32_t)t : made.start[i - 1];
     }
     made.mask[0] = 1.0f;
-    made.batch = (plx_batch){.rows = rows, .length = length, .inputs = made.inputs, .targets = made.targets, .mask = made.mask, .start = made.start};
+    made.batch = (plx_batch){.rows = rows,
+                             .length = length,
+                             .inputs = made.inputs,
+                             .targets = made.targets,
+                             .mask = made.mask,
+                             .start = made.start};
     return made;
 }
 

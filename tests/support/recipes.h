@@ -8,7 +8,8 @@
 #define TINY_MODEL \
     "model:\n  hidden_size: 16\n  intermediate_size: 24\n  num_attention_heads: 2\n" \
     "  layers: [{mixer: attention}, {mixer: nexus}]\n"
-#define TINY_TRAIN "train:\n  steps: 7\n  batch_size: 4\n  warmup_steps: 2\n  eval_every: 3\n  save_every: 2\n  keep: 2\n"
+#define TINY_TRAIN                                                                                                     \
+    "train:\n  steps: 7\n  batch_size: 4\n  warmup_steps: 2\n  eval_every: 3\n  save_every: 2\n  keep: 2\n"
 #define TINY_TASK TINY_MODEL "data: {task: mqar, valid_rows: 6}\n" TINY_TRAIN
 
 /* test_path into the caller's memory, which is returned. */

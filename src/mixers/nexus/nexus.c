@@ -83,9 +83,9 @@ static plx_status parse(plx_keys *keys, const plx_layer_shape *shape, void *own)
         layer->branch[i].projected = layer->inner != OWN || layer->gated || !layer->branch[i].refined;
     }
     if (part_count(layer) > PLX_STATE_PARTS_MAX)
-        return plx_keys_fail(keys, "order",
-                             "order %zu needs %zu tensors of decoding state a layer, more than the %d that there may be",
-                             layer->order, part_count(layer), PLX_STATE_PARTS_MAX);
+        return plx_keys_fail(
+            keys, "order", "order %zu needs %zu tensors of decoding state a layer, more than the %d that there may be",
+            layer->order, part_count(layer), PLX_STATE_PARTS_MAX);
     return PLX_OK;
 }
 
