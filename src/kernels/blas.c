@@ -3,6 +3,7 @@
  * BLAS runs on one thread (the context sees to that) inside our own split: C is cut into tiles by shape, each is one
  * call over the whole of k, so that the result does not depend on the number of threads. Operands of 16 bits are first
  * converted to f32. */
+#include "kernels/half.h"
 #include "kernels/kernels.h"
 
 #include <cblas.h>
@@ -26,9 +27,12 @@ typedef struct matmul_job {
 
 static bool blas_type(plx_type type) { return type == PLX_F32 || type == PLX_BF16 || type == PLX_F16; }
 
+static bool rows_are_independent(void) { return strcmp(openblas_get_corename(), "SkylakeX") == 0; }
+
 bool plx_matmul_blas_accepts(const void *arguments)
 {
     const plx_matmul_args *a = arguments;
+    if (a->transpose_b && !a->transpose_a && !rows_are_independent()) return false;
     size_t a_width = a->transpose_a ? a->m : a->k, b_width = a->transpose_b ? a->k : a->n;
     return blas_type(a->a_type) && blas_type(a->b_type) && a->c_type == PLX_F32 && a->m <= INT_MAX && a->n <= INT_MAX &&
            a->k <= INT_MAX && a->lda <= INT_MAX && a->ldb <= INT_MAX && a->ldc <= INT_MAX && a->lda >= a_width &&
@@ -44,21 +48,6 @@ typedef struct convert_job {
     plx_type type;
 } convert_job;
 
-static float from_bits(uint32_t bits)
-{
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-/* Shifts the exponent into f32's place and multiplies by the difference of the biases, 2^112: also for subnormals. */
-static float from_f16(uint16_t half)
-{
-    uint32_t rest = (uint32_t)(half & 0x7fff) << 13;
-    float magnitude = rest >= 0x7c00u << 13 ? from_bits(0x7f800000u | rest) /* Inf, NaN */ : from_bits(rest) * 0x1p112f;
-    return half & 0x8000 ? -magnitude : magnitude;
-}
-
 static void convert_row(void *argument, size_t index, int thread)
 {
     (void)thread;
@@ -66,9 +55,9 @@ static void convert_row(void *argument, size_t index, int thread)
     const uint16_t *from = job->from + index * job->stride;
     float *to = job->to + index * job->width;
     if (job->type == PLX_BF16)
-        for (size_t i = 0; i < job->width; i++) to[i] = from_bits((uint32_t)from[i] << 16);
+        for (size_t i = 0; i < job->width; i++) to[i] = plx_float_of_bf16(from[i]);
     else
-        for (size_t i = 0; i < job->width; i++) to[i] = from_f16(from[i]);
+        for (size_t i = 0; i < job->width; i++) to[i] = plx_float_of_f16(from[i]);
 }
 
 /* The operand as f32: itself, or converted into *scratch, which is moved on. */

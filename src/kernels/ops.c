@@ -54,8 +54,15 @@ COPY_OP(move, "move")
 bool plx_matmul_blas_accepts(const void *arguments);
 plx_status plx_matmul_blas(plx_context *context, const void *arguments);
 plx_status plx_matmul_ref(plx_context *context, const void *arguments);
+PLX_CPU_DECLARE(plx_matmul)
+/* Products with weights as they are stored, x W^T, where OpenBLAS's rows depend on each other. */
+static bool accepts_rows(const void *arguments)
+{
+    const plx_matmul_args *a = arguments;
+    return a->a_type == PLX_F32 && a->c_type == PLX_F32 && a->b_type != PLX_F64 && a->transpose_b && !a->transpose_a;
+}
 static const plx_kernel matmul_kernels[] = {{"blas", PLX_LEVEL_PORTABLE, plx_matmul_blas_accepts, plx_matmul_blas},
-                                            {"ref", PLX_LEVEL_PORTABLE, NULL, plx_matmul_ref},
+                                            PLX_CPU_KERNELS(plx_matmul, accepts_rows){"ref", PLX_LEVEL_PORTABLE, NULL, plx_matmul_ref},
                                             {0}};
 static double matmul_flops(const void *arguments)
 {
