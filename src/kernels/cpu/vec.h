@@ -64,7 +64,7 @@ static inline float vf_top(vf v)
     for (size_t i = 1; i < PLX_VW; i++) top = lanes[i] > top ? lanes[i] : top;
     return top;
 }
-/* 2^x for x in about [-126, 127]; smaller x give 0, larger the largest power, NaN stays NaN. Relative error below 2e-7:
+/* 2^x for x in about [-126, 127]; smaller x give 0, larger the largest power, NaN stays NaN. Relative error below 3e-7:
  * rounding to the nearest whole number leaves |f| <= 1/2, a polynomial of degree 6 gives 2^f. */
 static inline vf vf_exp2(vf x)
 {
