@@ -62,7 +62,7 @@ include tests/tests.mk
 demo:
 	@scripts/deps demo
 	@$(MAKE) --no-print-directory all
-	@scripts/demo $(BUILD) $(TEXT)
+	@scripts/demo $(BUILD) "$(TEXT)"
 deps:
 	@scripts/deps all
 
