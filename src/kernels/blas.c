@@ -10,10 +10,11 @@
 #include <limits.h>
 #include <string.h>
 
-/* A row of C = A B^T must not depend on how many rows there are: a step is then equal to forward, and a prompt in a
- * batch to the prompt alone, to the last bits that later layers may blow up. OpenBLAS keeps that promise but for small
- * products (measured: C of up to about 1,200 elements, on AVX-512), which it hands to other code. So A's rows are
- * padded until C has this many. */
+/* A row of C = A B^T must not depend on the other rows: a step is then equal to forward, and a prompt in a batch to the
+ * prompt alone, to the last bits that later layers may blow up. Of OpenBLAS's kernels the one for AVX-512 keeps that
+ * promise but for small products (measured: C of up to about 1,200 elements), which it hands to other code: there A's
+ * rows are padded until C has this many. Its other kernels (Haswell, Zen, Nehalem) compute a row differently by its
+ * place; where they run, these products are left to cpu/matmul.c. */
 #define LEAST_TILE ((size_t)2048)
 
 typedef struct matmul_job {

@@ -1,21 +1,9 @@
 #!/usr/bin/env bash
 # write-a-mixer.sh - follows docs/write-a-mixer.md to the letter, in a copy of the tree: writes each code block that
 # names a file to that file, runs each sh block, and looks at what the page promises.
-set -u
 tree=$(cd "$(dirname "$0")/../.." && pwd)
 page=$tree/docs/write-a-mixer.md
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
-check() {
-    local name=$1
-    shift
-    if "$@" >"$work/.out" 2>&1; then
-        echo "ok $name"
-    else
-        echo "not ok $name"
-        tail -n 30 "$work/.out" | sed 's/^/    /'
-    fi
-}
+. "$tree/tests/cli/common.bash"
 
 mkdir "$work/tree" && cd "$work/tree" || exit 1
 cp -a "$tree"/{Makefile,src,include,tests} . || exit 1
