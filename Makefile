@@ -21,15 +21,20 @@ SAY = @echo " "
 
 SOURCES := $(sort $(shell find src -name '*.c' -not -path 'src/cli/*'))
 LEVELED := $(foreach f,$(SOURCES),$(if $(findstring /cpu/,$(f)),$(f)))
-PLAIN   := $(filter-out $(LEVELED),$(SOURCES))
+TILED   := $(foreach f,$(SOURCES),$(if $(findstring /amx/,$(f)),$(f)))
+PLAIN   := $(filter-out $(LEVELED) $(TILED),$(SOURCES))
 CLI     := $(sort $(wildcard src/cli/*.c))
 ARCH    := $(shell uname -m)
 LEVELS  := portable $(if $(filter x86_64,$(ARCH)),avx2 avx512)
 FLAGS_portable =
 FLAGS_avx2   = -mavx2 -mfma
+TILES := emulated $(if $(filter x86_64,$(ARCH)),amx)
+FLAGS_emulated = -DPLX_TILES_EMULATED_HERE -Wno-psabi
+FLAGS_amx    = $(FLAGS_avx512) -mavx512bf16 -mamx-tile -mamx-bf16
 FLAGS_avx512 = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mprefer-vector-width=512
 
-OBJECTS := $(PLAIN:%.c=$(BUILD)/%.o) $(foreach l,$(LEVELS),$(LEVELED:%.c=$(BUILD)/%.$(l).o))
+OBJECTS := $(PLAIN:%.c=$(BUILD)/%.o) $(foreach l,$(LEVELS),$(LEVELED:%.c=$(BUILD)/%.$(l).o)) \
+           $(foreach l,$(TILES),$(TILED:%.c=$(BUILD)/%.$(l).o))
 CLI_OBJECTS := $(CLI:%.c=$(BUILD)/%.o)
 
 all: $(BUILD)/plexus $(BUILD)/libplexus.a $(BUILD)/libplexus.so
@@ -44,7 +49,7 @@ $(BUILD)/%.$(1).o: %.c
 	$$(SAY) CC $$< for $(1)
 	$$(Q)$$(CC) $$(CPPFLAGS) $$(FLAGS) $$(LEVELED_OPT) $$(FLAGS_$(1)) -DPLX_LEVEL_NAME=$(1) -MMD -MP -c $$< -o $$@
 endef
-$(foreach l,$(LEVELS),$(eval $(call LEVEL_RULE,$(l))))
+$(foreach l,$(LEVELS) $(TILES),$(eval $(call LEVEL_RULE,$(l))))
 
 $(BUILD)/libplexus.a: $(OBJECTS)
 	@rm -f $@

@@ -78,7 +78,7 @@ typedef struct plx_allocator {
 typedef struct plx_context_options {
     int threads;             /* 0: all processors this process may use. Results do not depend on it */
     const char *device;      /* NULL: "cpu" */
-    const char *level;       /* NULL: the processor's best; or "portable", "avx2", "avx512" */
+    const char *level;       /* NULL: the processor's best; or "portable", "avx2", "avx512", "amx" */
     plx_allocator allocator; /* all NULL: malloc */
     void (*log)(void *user, plx_log_level level, const char *message);                     /* may be NULL */
     void (*progress)(void *user, const char *what, double done, double total);             /* may be NULL */
@@ -94,7 +94,7 @@ void plx_context_free(plx_context *context);
 /* The last error of this context, the context's; valid until its next call. Before any, code is PLX_OK. */
 const plx_error *plx_context_error(const plx_context *context);
 int plx_context_threads(const plx_context *context);
-/* "portable", "avx2" or "avx512": the level of the kernels in use. */
+/* "portable", "avx2", "avx512" or "amx" (AVX-512 and bf16 tiles): the level of the kernels in use. */
 const char *plx_context_level(const plx_context *context);
 /* Makes operations whose name matches the shell pattern take the named implementation ("ref", ...) wherever it
  * accepts the arguments; elsewhere, and for a name that no implementation has, nothing changes. The latest choice that
@@ -111,6 +111,7 @@ typedef struct plx_machine {
     char level[16];        /* as plx_context_level */
     int threads;
     double peak_gflops;    /* measured f32 multiply-add rate of all threads, a multiply-add counted as 2 */
+    double tile_gflops;    /* that of bf16 tiles loaded from L1; 0 below level "amx" */
     double read_gbs;       /* measured reading of memory, 10^9 bytes a second */
     size_t memory_bytes;   /* available to new allocations */
 } plx_machine;
@@ -215,6 +216,9 @@ plx_status plx_model_gradients(plx_model *model, const plx_batch *batch, double 
 
 /* ---- training ------------------------------------------------------------------------------------------ */
 
+/* bf16: products of f32 tensors may round their operands to bf16, with sums in f32, where the processor has tiles for it;
+ * weights, gradients and the optimiser stay f32. Elsewhere it computes as f32 does. */
+typedef enum plx_precision { PLX_PRECISION_F32, PLX_PRECISION_BF16 } plx_precision;
 typedef enum plx_schedule { PLX_SCHEDULE_COSINE, PLX_SCHEDULE_WSD, PLX_SCHEDULE_CONSTANT } plx_schedule;
 
 typedef struct plx_train_options {
@@ -228,6 +232,7 @@ typedef struct plx_train_options {
     double beta1, beta2, epsilon;
     double grad_clip;        /* largest norm of all gradients together; 0: no clipping */
     double z_loss;           /* coefficient of the squared log-sum-exp of the logits; 0: none */
+    plx_precision precision;
     size_t recompute;        /* layers recomputed in backward instead of kept: 0 none, n the first n */
     uint64_t seed;           /* of dropout */
 } plx_train_options;

@@ -61,7 +61,7 @@ static void test_recipe_errors(void **state)
         {TINY_TASK "out: x\n", "train.log_every=0", {"train.log_every"}},
         {TINY_TASK "out: x\n", "train.accumulate=1000000", {"train.accumulate", "rows"}},
         {TINY_TASK "out: x\n", "train.schedule=linear", {"train.schedule", "linear"}},
-        {TINY_TASK "out: x\n", "train.precision=bf16", {"train.precision", "f32"}},
+        {TINY_TASK "out: x\n", "train.precision=f16", {"train.precision", "bf16"}},
         {TINY_TASK "out: x\n", "train.recompute=some", {"train.recompute"}},
         {TINY_TASK "out: x\n", "train.freeze={a: 1}", {"train.freeze"}},
         {TINY_TASK "out: x\n", "sample.temp=1", {"temp", "temperature"}},

@@ -28,10 +28,11 @@ static int show_json(plx_cli *cli, const plx_machine *machine)
         json_decref(list.kernels);
         return cli_json(cli, NULL);
     }
-    return cli_json(cli, json_pack("{s:s,s:s,s:s,s:i,s:f,s:f,s:I,s:o}", "version", PLX_VERSION, "cpu", machine->cpu,
-                                   "level", machine->level, "threads", machine->threads, "peak_gflops",
-                                   machine->peak_gflops, "read_gbs", machine->read_gbs, "memory_bytes",
-                                   (json_int_t)machine->memory_bytes, "kernels", list.kernels));
+    return cli_json(cli,
+                    json_pack("{s:s,s:s,s:s,s:i,s:f,s:f,s:f,s:I,s:o}", "version", PLX_VERSION, "cpu", machine->cpu,
+                              "level", machine->level, "threads", machine->threads, "peak_gflops", machine->peak_gflops,
+                              "read_gbs", machine->read_gbs, "tile_gflops", machine->tile_gflops, "memory_bytes",
+                              (json_int_t)machine->memory_bytes, "kernels", list.kernels));
 }
 
 static int show(plx_cli *cli, const plx_machine *machine)
@@ -42,6 +43,8 @@ static int show(plx_cli *cli, const plx_machine *machine)
     cli_print(cli, "level         %s\n", machine->level);
     cli_print(cli, "threads       %d\n", machine->threads);
     cli_print(cli, "f32 peak      %.0f GFLOP/s measured\n", machine->peak_gflops);
+    if (machine->tile_gflops > 0)
+        cli_print(cli, "bf16 tiles    %.0f GFLOP/s measured, operands in L1\n", machine->tile_gflops);
     cli_print(cli, "memory read   %.1f GB/s measured\n", machine->read_gbs);
     cli_print(cli, "memory free   %s\n\n", cli_bytes_text((double)machine->memory_bytes, memory));
     cli_print(cli, "operation and the implementation that it takes here:\n");

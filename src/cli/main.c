@@ -6,13 +6,32 @@
 #include <string.h>
 #include <unistd.h>
 
+/* OpenBLAS chooses its kernels when it is loaded, before main: where PLX_LEVEL asks for a lower level than the
+ * processor's, it is told to take the like. */
+static bool set_blas_level(void)
+{
+    static const char *const core[][2] = {{"portable", "Nehalem"}, {"avx2", "Haswell"}};
+    const char *level = getenv("PLX_LEVEL");
+    for (size_t i = 0; level != NULL && i < sizeof core / sizeof core[0]; i++)
+        if (strcmp(level, core[i][0]) == 0 && getenv("OPENBLAS_CORETYPE") == NULL)
+            return setenv("OPENBLAS_CORETYPE", core[i][1], 0) == 0;
+    return false;
+}
+
 /* Threads that wait spin for a moment and then sleep: by default they spin for milliseconds, which on a machine with
  * anything else to do costs most of the speed (two runs on two cores: several times slower). The OpenMP runtime reads
- * this when it is loaded, before main, so the program starts itself once more. What the user has set is left alone. */
-static void wait_politely(char **argv)
+ * this when it is loaded. What the user has set is left alone. */
+static bool set_waiting(void)
 {
-    if (getenv("OMP_WAIT_POLICY") != NULL || getenv("GOMP_SPINCOUNT") != NULL) return;
-    if (setenv("GOMP_SPINCOUNT", "20000", 0) == 0) execv("/proc/self/exe", argv);
+    if (getenv("OMP_WAIT_POLICY") != NULL || getenv("GOMP_SPINCOUNT") != NULL) return false;
+    return setenv("GOMP_SPINCOUNT", "20000", 0) == 0;
+}
+
+/* Libraries read their environment before main: when it must change, the program starts itself once more. */
+static void prepare_environment(char **argv)
+{
+    bool waiting = set_waiting(), level = set_blas_level();
+    if (waiting || level) execv("/proc/self/exe", argv);
 }
 
 static const struct command {
@@ -68,7 +87,7 @@ static int command_index(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    wait_politely(argv);
+    prepare_environment(argv);
     plx_cli cli = {0};
     int at = command_index(argc, argv);
     if (at == argc) {

@@ -4,17 +4,35 @@
 #include "kernels/kernels.h"
 
 #include <cblas.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <omp.h>
 #include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 /* ---- levels ---- */
 
-static const char *const level_names[PLX_LEVEL_COUNT] = {"portable", "avx2", "avx512"};
+static const char *const level_names[PLX_LEVEL_COUNT] = {"portable", "avx2", "avx512", "amx"};
+
+#if defined(__x86_64__)
+/* Bits 22 (AMX-BF16) and 24 (AMX-TILE) of leaf 7 and bit 5 (AVX512-BF16) of its subleaf 1; then Linux must be asked
+ * once a process for the tiles' registers, or the first instruction on them ends the process. */
+static bool tiles_usable(void)
+{
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d >> 22 & 1) == 0 || (d >> 24 & 1) == 0) return false;
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || (a >> 5 & 1) == 0) return false;
+    const long request_permission = 0x1023, tile_data = 18;
+    return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+}
+#endif
 
 static plx_level processor_level(void)
 {
@@ -22,7 +40,8 @@ static plx_level processor_level(void)
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    return avx512 ? PLX_LEVEL_AVX512 : avx2 ? PLX_LEVEL_AVX2 : PLX_LEVEL_PORTABLE;
+    if (avx512) return tiles_usable() ? PLX_LEVEL_AMX : PLX_LEVEL_AVX512;
+    return avx2 ? PLX_LEVEL_AVX2 : PLX_LEVEL_PORTABLE;
 #else
     return PLX_LEVEL_PORTABLE;
 #endif
@@ -201,8 +220,10 @@ char *plx_format(plx_context *context, const char *format, ...)
     int length = vsnprintf(NULL, 0, format, arguments);
     va_end(arguments);
     char *text = NULL;
-    if (length < 0) plx_fail(context, PLX_ERROR_INTERNAL, "a text could not be formatted");
-    else text = plx_alloc_uncleared(context, (size_t)length + 1);
+    if (length < 0)
+        plx_fail(context, PLX_ERROR_INTERNAL, "a text could not be formatted");
+    else
+        text = plx_alloc_uncleared(context, (size_t)length + 1);
     if (text != NULL) vsnprintf(text, (size_t)length + 1, format, again);
     va_end(again);
     return text;

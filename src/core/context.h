@@ -13,8 +13,15 @@
 
 typedef struct plx_device plx_device;
 
-/* Processor levels a kernel may need. Each includes those before it. */
-typedef enum plx_level { PLX_LEVEL_PORTABLE, PLX_LEVEL_AVX2, PLX_LEVEL_AVX512, PLX_LEVEL_COUNT } plx_level;
+/* Processor levels a kernel may need. Each includes those before it; AMX is AVX-512 with AVX512-BF16 and bf16 tiles
+ * that the kernel lets this process use. */
+typedef enum plx_level {
+    PLX_LEVEL_PORTABLE,
+    PLX_LEVEL_AVX2,
+    PLX_LEVEL_AVX512,
+    PLX_LEVEL_AMX,
+    PLX_LEVEL_COUNT
+} plx_level;
 
 typedef struct plx_kernel_choice {
     char op[48];     /* shell pattern of operation names, "attention.*" */

@@ -1,5 +1,6 @@
 /* machine.c - what this machine can do, measured, and which kernels it uses. */
 #include "core/cpu/peak.h"
+#include "kernels/amx/tile.h"
 #include "mixers/mixer.h"
 
 #include <omp.h>
@@ -9,8 +10,12 @@
 
 typedef plx_status (*measured_function)(plx_context *, const void *);
 
-/* The function compiled for the context's level. */
+/* The function compiled for the context's level; f32 has no other at the level of tiles. */
 #define MEASURED_ROW(level, constant, f) [constant] = f##_##level,
+static plx_level vector_level(const plx_context *context)
+{
+    return context->level > PLX_LEVEL_AVX512 ? PLX_LEVEL_AVX512 : context->level;
+}
 static const measured_function multiply_at[PLX_LEVEL_COUNT] = {PLX_LEVELS(MEASURED_ROW, plx_peak_multiply)};
 static const measured_function read_at[PLX_LEVEL_COUNT] = {PLX_LEVELS(MEASURED_ROW, plx_peak_read)};
 
@@ -47,9 +52,22 @@ static void multiply_piece(void *argument, size_t index, int thread)
     float sum;
     plx_peak_multiply_args args = {30000, &flops, &sum};
     double begin = plx_seconds();
-    multiply_at[one->context->level](one->context, &args);
+    multiply_at[vector_level(one->context)](one->context, &args);
     one->rates[index] = flops / (plx_seconds() - begin);
 }
+
+#if defined(__x86_64__)
+static void tile_piece(void *argument, size_t index, int thread)
+{
+    (void)thread;
+    const trial *one = argument;
+    double flops = 0.0;
+    plx_peak_tiles_args args = {2000, &flops};
+    double begin = plx_seconds();
+    plx_peak_tiles_amx(one->context, &args);
+    one->rates[index] = flops / (plx_seconds() - begin);
+}
+#endif
 
 static void read_piece(void *argument, size_t index, int thread)
 {
@@ -58,7 +76,7 @@ static void read_piece(void *argument, size_t index, int thread)
     float sum;
     plx_peak_read_args args = {one->data + index % one->parts * one->part, one->part, &sum};
     double begin = plx_seconds();
-    read_at[one->context->level](one->context, &args);
+    read_at[vector_level(one->context)](one->context, &args);
     one->rates[index] = (double)(one->part * sizeof(float)) / (plx_seconds() - begin);
 }
 
@@ -92,6 +110,9 @@ plx_status plx_machine_measure(plx_context *context, plx_machine *machine)
     if (status == PLX_OK) {
         trial one = {context, data, parts, part, rates};
         result.peak_gflops = measure(&one, products, multiply_piece);
+#if defined(__x86_64__)
+        if (context->level == PLX_LEVEL_AMX) result.tile_gflops = measure(&one, products, tile_piece);
+#endif
         result.read_gbs = measure(&one, reads, read_piece);
         *machine = result;
     }

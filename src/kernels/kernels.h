@@ -68,6 +68,7 @@ typedef struct plx_matmul_args {
     bool transpose_a, transpose_b; /* stored [K,M], [N,K] */
     double beta;                   /* 0: C is not read */
     const void *bias;              /* [N] of b_type, added to every row; or NULL */
+    bool bf16;                     /* f32 operands may be rounded to bf16, sums stay f32 (train.precision) */
 } plx_matmul_args;
 extern const plx_op plx_op_matmul;
 
@@ -252,5 +253,17 @@ void *plx_kernel_scratch(plx_context *context, size_t bytes);
 #define PLX_CPU_DECLARE(f) PLX_LEVELS(PLX_CPU_DECLARE_ONE, f)
 #define PLX_CPU_ROW(level, constant, f, accepts) {#level, constant, accepts, f##_##level},
 #define PLX_CPU_KERNELS(f, accepts) PLX_LEVELS(PLX_CPU_ROW, f, accepts)
+/* Files in an amx/ folder are compiled with bf16 tiles ("amx") and against the tiles' emulation ("emulated", see
+ * amx/tile.h), which any processor runs. A list begins with PLX_TILES_KERNEL; PLX_TILES_EMULATED stands after the
+ * versions for each level, where only a test that asks for it by name finds it. */
+#define PLX_TILES_DECLARE(f)                                          \
+    plx_status f##_amx(plx_context *context, const void *arguments);  \
+    plx_status f##_emulated(plx_context *context, const void *arguments);
+#if defined(__x86_64__)
+#define PLX_TILES_KERNEL(f, accepts) {"amx", PLX_LEVEL_AMX, accepts, f##_amx},
+#else
+#define PLX_TILES_KERNEL(f, accepts)
+#endif
+#define PLX_TILES_EMULATED(f, accepts) {"emulated", PLX_LEVEL_PORTABLE, accepts, f##_emulated},
 
 #endif

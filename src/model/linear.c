@@ -33,7 +33,7 @@ static plx_status forward(plx_run *run, const plx_linear *linear, const void *x,
         .a = x, .b = linear->weight->data, .c = y,
         .m = rows, .n = linear->out, .k = linear->in,
         .lda = linear->in, .ldb = linear->in, .ldc = linear->out,
-        .transpose_b = true, .beta = beta,
+        .transpose_b = true, .beta = beta, .bf16 = run->bf16,
         .bias = linear->bias != NULL ? linear->bias->data : NULL,
     };
     return plx_run_op(run, &plx_op_matmul, &args);
@@ -56,7 +56,7 @@ plx_status plx_linear_backward(plx_run *run, const plx_linear *linear, const voi
             .a = dy, .b = x, .c = linear->weight->gradient,
             .m = linear->out, .n = linear->in, .k = rows,
             .lda = linear->out, .ldb = linear->in, .ldc = linear->in,
-            .transpose_a = true, .beta = 1.0,
+            .transpose_a = true, .beta = 1.0, .bf16 = run->bf16,
         };
         PLX_TRY(plx_run_op(run, &plx_op_matmul, &args));
     }
@@ -71,7 +71,7 @@ plx_status plx_linear_backward(plx_run *run, const plx_linear *linear, const voi
         .a = dy, .b = linear->weight->data, .c = dx,
         .m = rows, .n = linear->in, .k = linear->out,
         .lda = linear->out, .ldb = linear->in, .ldc = linear->in,
-        .beta = accumulate ? 1.0 : 0.0,
+        .beta = accumulate ? 1.0 : 0.0, .bf16 = run->bf16,
     };
     return plx_run_op(run, &plx_op_matmul, &args);
 }

@@ -111,7 +111,7 @@ typedef struct plx_arena {
     int sized_flags;
 } plx_arena;
 
-enum { PLX_PASS_KEEP = 1, PLX_PASS_TRAINING = 2 };
+enum { PLX_PASS_KEEP = 1, PLX_PASS_TRAINING = 2, PLX_PASS_BF16 = 4 /* operands may be rounded to bf16 */ };
 
 /* What a pass over rows x length tokens needs, without memory: *run holds the peaks and flops. session: NULL but in a
  * step. */

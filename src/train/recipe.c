@@ -256,7 +256,6 @@ static plx_status read_train(plx_recipe *recipe)
     }
     PLX_TRY(plx_keys_choice(&keys, "schedule", "cosine|wsd|constant", &schedule));
     PLX_TRY(plx_keys_choice(&keys, "precision", "f32|bf16", &precision));
-    if (precision != 0) return plx_keys_fail(&keys, "precision", "training in bf16 is not there yet: use f32");
     PLX_TRY(plx_keys_string(&keys, "sample_prompt", &recipe->sample_prompt));
     PLX_TRY(read_recompute(recipe, &keys));
     PLX_TRY(read_freeze(recipe, &keys));
@@ -264,6 +263,7 @@ static plx_status read_train(plx_recipe *recipe)
         return plx_keys_fail(&keys, "accumulate", "batch_size times accumulate is more than %d rows a step", ROWS_MOST);
     }
     options->schedule = (plx_schedule)schedule;
+    options->precision = (plx_precision)precision;
     options->seed = recipe->seed = seed;
     return plx_keys_close(&keys);
 }
@@ -384,7 +384,8 @@ json_t *plx_recipe_describe(const plx_recipe *recipe)
         "seed", (json_int_t)recipe->seed, "eval_every", (json_int_t)recipe->eval_every,
         "eval_rows", (json_int_t)recipe->eval_rows, "save_every", (json_int_t)recipe->save_every,
         "sample_every", (json_int_t)recipe->sample_every, "sample_prompt", recipe->sample_prompt,
-        "log_every", (json_int_t)recipe->log_every, "precision", "f32", "keep", (json_int_t)recipe->keep,
+        "log_every", (json_int_t)recipe->log_every, "precision",
+        recipe->options.precision == PLX_PRECISION_BF16 ? "bf16" : "f32", "keep", (json_int_t)recipe->keep,
         "recompute", (json_int_t)options->recompute,
         "freeze", recipe->freeze != NULL ? plx_node_to_json(recipe->freeze) : json_null());
     json_t *sample = json_pack("{s:I, s:f, s:I, s:f, s:f, s:f, s:I}",

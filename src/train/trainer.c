@@ -5,6 +5,12 @@
 
 #include <math.h>
 
+/* What a pass of the trainer is asked to do. */
+static int pass_flags(const plx_train_options *options)
+{
+    return PLX_PASS_KEEP | PLX_PASS_TRAINING | (options->precision == PLX_PRECISION_BF16 ? PLX_PASS_BF16 : 0);
+}
+
 plx_status plx_trainer_create(plx_model *model, const plx_train_options *options, size_t rows, size_t length,
                               plx_trainer **made)
 {
@@ -27,7 +33,7 @@ plx_status plx_trainer_create(plx_model *model, const plx_train_options *options
 
     /* The whole sum first, so that a model too large is refused before anything is taken. */
     plx_run run;
-    PLX_TRY(plx_pass_measure(model, rows, length, PLX_PASS_KEEP | PLX_PASS_TRAINING, NULL, plx_pass_loss, &pass, &run));
+    PLX_TRY(plx_pass_measure(model, rows, length, pass_flags(options), NULL, plx_pass_loss, &pass, &run));
     size_t gradients = plx_params_layout(model, PLX_SLAB_GRADIENTS, NULL);
     double sum = 3.0 * (double)gradients + (double)run.saved.peak + (double)run.scratch.peak;
     size_t available = plx_available_memory();
@@ -51,7 +57,7 @@ plx_status plx_trainer_create(plx_model *model, const plx_train_options *options
     void *norms = NULL;
     PLX_TRY_GOTO(status, failed, plx_model_allocate_gradients(model, true));
     PLX_TRY_GOTO(status, failed,
-                 plx_arena_reserve(&trainer->arena, rows, length, PLX_PASS_KEEP | PLX_PASS_TRAINING, NULL,
+                 plx_arena_reserve(&trainer->arena, rows, length, pass_flags(options), NULL,
                                    plx_pass_loss, &pass));
     PLX_TRY_GOTO(status, failed, plx_device_alloc(context, model->param_count * sizeof(double), &norms));
     trainer->norms = norms;
@@ -159,7 +165,7 @@ plx_status plx_trainer_step(plx_trainer *trainer, const plx_batch *batches, size
     plx_model_zero_gradients(model);
     plx_status status = PLX_OK;
     for (size_t i = 0; i < count && status == PLX_OK; i++) {
-        status = plx_arena_run(&trainer->arena, &batches[i], NULL, NULL, PLX_PASS_KEEP | PLX_PASS_TRAINING,
+        status = plx_arena_run(&trainer->arena, &batches[i], NULL, NULL, pass_flags(options),
                                options->seed, (uint64_t)step * count + i, plx_pass_loss, &pass);
         if (status == PLX_OK) plx_loss_pass_score(&pass, &batches[i], &score);
         tokens += batches[i].rows * batches[i].length;

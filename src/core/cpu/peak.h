@@ -13,4 +13,8 @@ typedef struct plx_peak_read_args { const float *data; size_t count; float *sum;
 PLX_CPU_DECLARE(plx_peak_multiply)
 PLX_CPU_DECLARE(plx_peak_read)
 
+/* `rounds` times two bf16 tiles of A and two of B are loaded from L1 and multiplied into four. One thread. */
+typedef struct plx_peak_tiles_args { size_t rounds; double *flops; } plx_peak_tiles_args;
+PLX_TILES_DECLARE(plx_peak_tiles)
+
 #endif

@@ -15,7 +15,9 @@
 /* The name of an exported function at this level: plx_status PLX_CPU(plx_gelu)(plx_context *, const void *) */
 #define PLX_CPU(name) PLX_JOIN(name, PLX_LEVEL_NAME)
 
-#if defined(__AVX512F__)
+#if defined(PLX_TILES_EMULATED_HERE) /* as wide as a row of a tile, on any processor */
+#define PLX_VW 16
+#elif defined(__AVX512F__)
 #define PLX_VW 16
 #elif defined(__AVX2__)
 #define PLX_VW 8

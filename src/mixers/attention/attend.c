@@ -39,6 +39,7 @@ plx_status plx_attend_forward(plx_run *run, plx_attend *attend, const plx_histor
         .heads = attend->heads, .kv_heads = attend->kv_heads, .head_dim = attend->head_dim,
         .window = attend->window, .scale = 1.0 / sqrt((double)attend->head_dim),
         .q = attend->q, .keys = *keys, .values = *values, .out = attend->out, .lse = attend->lse,
+        .bf16 = run->bf16,
     };
     return plx_run_op(run, &plx_op_attention_forward, &args);
 }
@@ -50,7 +51,7 @@ plx_status plx_attend_backward(plx_run *run, const plx_attend *attend, const voi
         .heads = attend->heads, .kv_heads = attend->kv_heads, .head_dim = attend->head_dim,
         .window = attend->window, .scale = 1.0 / sqrt((double)attend->head_dim),
         .q = attend->q, .k = attend->k, .v = attend->v, .out = attend->out, .lse = attend->lse, .dout = dout,
-        .dq = dq, .dk = dk, .dv = dv,
+        .dq = dq, .dk = dk, .dv = dv, .bf16 = run->bf16,
     };
     return plx_run_op(run, &plx_op_attention_backward, &args);
 }

@@ -20,6 +20,7 @@ typedef struct plx_attention_args {
     plx_history keys, values;         /* width >= G * d; head g of a token begins at g * d */
     void *out;                        /* [B,T,H,d] */
     void *lse;                        /* [B,T,H], natural logarithm; NULL when no backward follows */
+    bool bf16;                        /* f32 operands of products may be rounded to bf16 */
 } plx_attention_args;
 extern const plx_op plx_op_attention_forward;
 
@@ -35,6 +36,7 @@ typedef struct plx_attention_backward_args {
     const void *k, *v;                /* [B,T,G,d] */
     const void *out, *lse, *dout;     /* [B,T,H,d], [B,T,H], [B,T,H,d] */
     void *dq, *dk, *dv;               /* shapes of q, k, v; overwritten */
+    bool bf16;                        /* as in forward */
 } plx_attention_backward_args;
 extern const plx_op plx_op_attention_backward;
 

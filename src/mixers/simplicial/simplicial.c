@@ -165,6 +165,7 @@ static plx_simplicial_problem problem_of(const plx_run *run, const simplicial *l
         .heads = layer->roles[Q].heads, .kv_heads = layer->roles[K].heads, .head_dim = layer->head_dim,
         .window1 = layer->window1, .window2 = layer->window2, .form = (plx_simplicial_form)layer->form,
         .scale = 1 / sqrt((double)layer->head_dim), .bias_k = layer->bias_k, .bias_v = layer->bias_v,
+        .bf16 = run->bf16,
         .q = layer->roles[Q].value,
         .k = histories[K], .v = histories[V], .k2 = histories[K2], .v2 = histories[V2],
     };

@@ -24,6 +24,7 @@ typedef struct plx_simplicial_problem {
     plx_simplicial_form form;
     double scale;                     /* 1 / sqrt(d) */
     double bias_k, bias_v;
+    bool bf16;                        /* f32 operands of products may be rounded to bf16 */
     const void *q;                    /* [B,T,H,d] */
     plx_history k, v, k2, v2;         /* width G*d */
 } plx_simplicial_problem;

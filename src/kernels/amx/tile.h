@@ -1,0 +1,128 @@
+/* tile.h - bf16 tiles: registers of 16 rows x 64 bytes and the product of two of them (Intel's AMX-BF16).
+ *
+ * A file in an amx/ folder is compiled twice: for level "amx" with the instructions, and as "emulated" against the
+ * plain C below, which any processor runs, so that the code around the tiles is tested everywhere. vec.h's vf has 16
+ * lanes in both. Exported names are made by PLX_CPU(name); list rows by PLX_TILES_KERNEL and PLX_TILES_EMULATED.
+ *
+ * All eight tiles have 16 rows of 64 bytes: pad with zeros. A thread calls plx_tiles_begin before its first use (in
+ * each task: threads come and go) and plx_tiles_end after the last, so that other code does not carry the registers
+ * along. A tile of the left operand:   row m holds the 32 bf16 numbers a[m][0..31] A tile of the right operand:  row r
+ * holds 16 pairs (b[2r][n], b[2r+1][n]), n = 0..15 plx_tile_dot(t, c, a, b):     c[m][n] += sum over k < 32 of a[m][k]
+ * * b[k][n], c in f32 Tile numbers are literals 0..7. */
+#ifndef PLX_KERNELS_AMX_TILE_H
+#define PLX_KERNELS_AMX_TILE_H
+
+#include "kernels/cpu/vec.h"
+
+#if defined(__AMX_TILE__) || defined(__AMXTILE__) /* gcc, clang */
+#include <immintrin.h>
+
+typedef struct plx_tiles {
+    char unused;
+} plx_tiles;
+
+static inline void plx_tiles_begin(plx_tiles *tiles)
+{
+    (void)tiles;
+    struct {
+        uint8_t palette, start_row, reserved[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } config = {.palette = 1};
+    for (int i = 0; i < 8; i++) {
+        config.bytes[i] = 64;
+        config.rows[i] = 16;
+    }
+    __asm__ volatile("ldtilecfg %0" ::"m"(config)); /* gcc 12's intrinsic reads only part of the 64 bytes */
+}
+static inline void plx_tiles_end(plx_tiles *tiles)
+{
+    (void)tiles;
+    __asm__ volatile("tilerelease");
+}
+#define plx_tile_zero(tiles, c) ((void)(tiles), ({ __asm__ volatile("tilezero %%tmm" #c ::); }))
+/* stride: bytes from row to row */
+#define plx_tile_load(tiles, c, from, stride)                                                                          \
+    ((void)(tiles), ({                                                                                                 \
+         __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #c ::"r"((const void *)(from)), "r"((size_t)(stride))           \
+                          : "memory");                                                                                 \
+     }))
+#define plx_tile_store(tiles, c, to, stride)                                                                           \
+    ((void)(tiles), ({                                                                                                 \
+         __asm__ volatile("tilestored %%tmm" #c ", (%0,%1,1)" ::"r"((void *)(to)), "r"((size_t)(stride)) : "memory");  \
+     }))
+#define plx_tile_dot(tiles, c, a, b)                                                                                   \
+    ((void)(tiles), ({ __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c ::); }))
+
+#else
+
+typedef struct plx_tiles {
+    uint32_t row[8][16][16];
+} plx_tiles;
+
+static inline void plx_tiles_begin(plx_tiles *tiles) { memset(tiles, 0, sizeof *tiles); }
+static inline void plx_tiles_end(plx_tiles *tiles) { (void)tiles; }
+static inline void plx_tile_zero(plx_tiles *tiles, int c) { memset(tiles->row[c], 0, sizeof tiles->row[c]); }
+static inline void plx_tile_load(plx_tiles *tiles, int c, const void *from, size_t stride)
+{
+    for (size_t m = 0; m < 16; m++) memcpy(tiles->row[c][m], (const char *)from + m * stride, 64);
+}
+static inline void plx_tile_store(const plx_tiles *tiles, int c, void *to, size_t stride)
+{
+    for (size_t m = 0; m < 16; m++) memcpy((char *)to + m * stride, tiles->row[c][m], 64);
+}
+static inline void plx_tile_dot(plx_tiles *tiles, int c, int a, int b)
+{
+    for (size_t m = 0; m < 16; m++) {
+        vf sum;
+        memcpy(&sum, tiles->row[c][m], sizeof sum);
+        for (size_t r = 0; r < 16; r++) {
+            vi pairs;
+            memcpy(&pairs, tiles->row[b][r], sizeof pairs);
+            int32_t left = (int32_t)tiles->row[a][m][r];
+            vi even = (vi){0} + (int32_t)((uint32_t)left << 16), odd = (vi){0} + (left & (int32_t)0xffff0000);
+            sum += (vf)odd * (vf)(pairs & (int32_t)0xffff0000) + (vf)even * (vf)(pairs << 16);
+        }
+        memcpy(tiles->row[c][m], &sum, sizeof sum);
+    }
+}
+#endif
+
+/* ---- f32 to bf16, to nearest with ties to even; NaN stays NaN ---- */
+
+/* The bf16 of each lane, in the lane's low half. */
+static inline vi vf_to_bf16(vf x)
+{
+    vi bits = (vi)x, nan = (vi)(x != x);
+    vi rounded = ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) & 0xffff;
+    return (nan & ((bits >> 16 & 0xffff) | 0x40)) | (~nan & rounded);
+}
+/* 16 pairs for a row of a right operand: even[n] in the low half of lane n, odd[n] in the high. */
+static inline vi vf_bf16_pairs(vf even, vf odd)
+{
+#if defined(__AVX512BF16__)
+    __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)even));
+    __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)odd));
+    return (vi)_mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+#else
+    return vf_to_bf16(even) | vf_to_bf16(odd) << 16;
+#endif
+}
+/* 32 numbers in a row of a left operand: first[0..15], second[0..15]. */
+static inline void vf_store_bf16(void *to, vf first, vf second)
+{
+#if defined(__AVX512BF16__)
+    __m512bh both = _mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+    memcpy(to, &both, 64);
+#else
+    uint16_t half[32];
+    vi a = vf_to_bf16(first), b = vf_to_bf16(second);
+    for (size_t i = 0; i < 16; i++) {
+        half[i] = (uint16_t)a[i];
+        half[16 + i] = (uint16_t)b[i];
+    }
+    memcpy(to, half, 64);
+#endif
+}
+
+#endif
