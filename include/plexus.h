@@ -121,6 +121,22 @@ plx_status plx_machine_measure(plx_context *context, plx_machine *machine);
 /* Calls visit for each operation, shared ones and the mixers', with the implementation that an f32 problem takes. */
 void plx_kernels_visit(plx_context *context, void (*visit)(void *user, const char *op, const char *kernel), void *user);
 
+/* What the operations of one name and implementation took while the profile was on. */
+typedef struct plx_profile_row {
+    const char *op, *kernel;  /* "norm.forward", "avx512"; products are matmul.forward, .dinput and .dweight */
+    size_t calls;
+    double seconds;           /* without that of operations which it ran itself, so that rows add up */
+    double flops;             /* 0 for work on memory */
+} plx_profile_row;
+/* Records what operations take from now on, or no longer; rows add up over several times. It is off at first, and
+ * costs nothing then. ERROR_MEMORY. */
+plx_status plx_profile_enable(plx_context *context, bool on);
+/* Forgets what was recorded; the profile is off. */
+void plx_profile_clear(plx_context *context);
+/* Calls visit for each row, in the order in which the operations first ran. The strings are valid as long as the
+ * context. */
+void plx_profile_visit(const plx_context *context, void (*visit)(void *user, const plx_profile_row *row), void *user);
+
 /* ---- model --------------------------------------------------------------------------------------------- */
 
 typedef enum plx_type { PLX_F32, PLX_F64, PLX_BF16, PLX_F16 } plx_type;
@@ -404,6 +420,7 @@ typedef struct plx_run_event {
 
 typedef struct plx_run_options {
     bool resume;                    /* go on from `latest`; without it an existing run is ERROR_EXISTS */
+    bool profile;                   /* the context's profile is on during the training steps, and only then */
     void (*event)(void *user, const plx_run_event *event); /* may be NULL */
     void *user;
 } plx_run_options;
@@ -411,7 +428,9 @@ typedef struct plx_run_options {
 typedef struct plx_run_result {
     size_t step, tokens, parameters;
     double flops_per_token;         /* forward */
-    double tokens_per_second;       /* of the training steps alone, in this process */
+    size_t steps_taken;             /* by this process, */
+    double step_seconds;            /* in so much time: the steps and their data, without evaluations and saves */
+    double tokens_per_second;       /* of those steps */
     double train_loss;              /* of the last step */
     double valid_loss, valid_bits_per_byte, valid_accuracy; /* of the last evaluation; < 0 where they do not apply */
 } plx_run_result;

@@ -479,6 +479,71 @@ static void test_dispatch(void **state)
     plx_context_free(context);
 }
 
+/* ---- profile ---- */
+
+static plx_status wait_a_little(plx_context *context, const void *arguments)
+{
+    (void)context;
+    (void)arguments;
+    for (double until = plx_seconds() + 0.002; plx_seconds() < until;) {}
+    return PLX_OK;
+}
+static const plx_kernel waiting_kernels[] = {{"ref", PLX_LEVEL_PORTABLE, NULL, wait_a_little}, {0}};
+static double three_flops(const void *arguments) { return arguments != NULL ? 3 : 0; }
+static const plx_op waiting_op = {"test.wait", three_flops, waiting_kernels};
+
+static plx_status wait_twice(plx_context *context, const void *arguments)
+{
+    PLX_TRY(plx_op_run(context, &waiting_op, arguments));
+    return plx_op_run(context, &waiting_op, arguments);
+}
+static const plx_kernel outer_kernels[] = {{"outer", PLX_LEVEL_PORTABLE, NULL, wait_twice}, {0}};
+static const plx_op outer_op = {"test.outer", NULL, outer_kernels};
+
+typedef struct seen_rows { int count; plx_profile_row rows[4]; } seen_rows;
+static void see_row(void *user, const plx_profile_row *row)
+{
+    seen_rows *seen = user;
+    if (seen->count < 4) seen->rows[seen->count] = *row;
+    seen->count++;
+}
+
+static void test_profile(void **state)
+{
+    (void)state;
+    plx_context *context = make_context("cpu", "portable", 1);
+    seen_rows seen = {0};
+    int anything = 0;
+    assert_int_equal(plx_op_run(context, &waiting_op, &anything), PLX_OK); /* off: not recorded */
+    plx_profile_visit(context, see_row, &seen);
+    assert_int_equal(seen.count, 0);
+    assert_int_equal(plx_profile_enable(context, false), PLX_OK);
+    assert_int_equal(plx_profile_enable(context, true), PLX_OK);
+    double before = plx_seconds();
+    assert_int_equal(plx_op_run(context, &outer_op, &anything), PLX_OK);
+    assert_int_equal(plx_op_run(context, &waiting_op, &anything), PLX_OK);
+    double took = plx_seconds() - before;
+    assert_int_equal(plx_profile_enable(context, false), PLX_OK);
+    assert_int_equal(plx_op_run(context, &waiting_op, &anything), PLX_OK);
+    plx_profile_visit(context, see_row, &seen);
+    assert_int_equal(seen.count, 2);
+    assert_string_equal(seen.rows[0].op, "test.outer");
+    assert_string_equal(seen.rows[0].kernel, "outer");
+    assert_string_equal(seen.rows[1].op, "test.wait");
+    assert_int_equal(seen.rows[0].calls, 1);
+    assert_int_equal(seen.rows[1].calls, 3);
+    assert_true(seen.rows[0].flops == 0 && seen.rows[1].flops == 9);
+    /* the inner operations' time is theirs alone, and the rows add up to what both calls took, not beyond */
+    assert_true(seen.rows[1].seconds >= 0.006 && seen.rows[0].seconds >= 0);
+    assert_true(seen.rows[0].seconds + seen.rows[1].seconds <= took);
+    assert_true(seen.rows[0].seconds < 0.001 + took - 0.006);
+    plx_profile_clear(context);
+    seen.count = 0;
+    plx_profile_visit(context, see_row, &seen);
+    assert_int_equal(seen.count, 0);
+    plx_context_free(context);
+}
+
 static void test_types(void **state)
 {
     (void)state;
@@ -674,6 +739,7 @@ int main(void)
         cmocka_unit_test(test_devices),
         cmocka_unit_test(test_fence),
         cmocka_unit_test(test_dispatch),
+        cmocka_unit_test(test_profile),
         cmocka_unit_test(test_types),
         cmocka_unit_test(test_philox),
         cmocka_unit_test(test_distributions),

@@ -118,6 +118,7 @@ void plx_context_free(plx_context *context)
 {
     if (context == NULL) return;
     plx_free(context, context->scratch);
+    plx_profile_clear(context);
     context->device->close(context);
     plx_allocator allocator = context->options.allocator;
     allocator.release(allocator.user, context);

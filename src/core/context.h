@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 typedef struct plx_device plx_device;
+typedef struct plx_profile plx_profile; /* kernels/profile.c */
 
 /* Processor levels a kernel may need. Each includes those before it; AMX is AVX-512 with AVX512-BF16 and bf16 tiles
  * that the kernel lets this process use. */
@@ -38,6 +39,7 @@ struct plx_context {
     int choice_count;
     void *scratch;               /* the block of plx_kernel_scratch */
     size_t scratch_bytes;
+    plx_profile *profile;        /* NULL until first enabled */
     plx_error error;
 };
 

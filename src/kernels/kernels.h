@@ -30,6 +30,8 @@ typedef struct plx_op {
 /* The implementation that plx_op_run would take. arguments NULL: an f32 problem of no special shape. */
 const plx_kernel *plx_op_choose(const plx_context *context, const plx_op *op, const void *arguments);
 plx_status plx_op_run(plx_context *context, const plx_op *op, const void *arguments);
+/* Runs an implementation; while the context's profile is on, with its calls, time and flops recorded. */
+plx_status plx_profile_run(plx_context *context, const plx_op *op, const plx_kernel *kernel, const void *arguments);
 /* All shared operations, ended by NULL; mixers list their own in plx_mixer.ops. */
 extern const plx_op *const plx_shared_ops[];
 

@@ -30,7 +30,7 @@ plx_status plx_op_run(plx_context *context, const plx_op *op, const void *argume
     if (kernel == NULL)
         return plx_fail(context, PLX_ERROR_INTERNAL, "operation %s has no implementation for its arguments", op->name);
     context->device->enter(context);
-    plx_status status = kernel->run(context, arguments);
+    plx_status status = plx_profile_run(context, op, kernel, arguments);
     context->device->leave(context);
     return status;
 }

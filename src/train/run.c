@@ -213,6 +213,7 @@ static plx_status train_step(training *run, plx_step_report *report)
     const size_t rows = recipe->batch_size * recipe->accumulate;
     plx_batch batch;
 
+    if (run->options->profile) PLX_TRY(plx_profile_enable(run->context, true));
     PLX_TRY(plx_data_train(run->data, (uint64_t)run->trainer->step * rows, rows, &batch));
     for (size_t i = 0; i < recipe->accumulate; i++) {
         const size_t from = i * recipe->batch_size * batch.length;
@@ -224,7 +225,10 @@ static plx_status train_step(training *run, plx_step_report *report)
         };
     }
     PLX_TRY(plx_trainer_step(run->trainer, run->parts, recipe->accumulate, report));
+    if (run->options->profile) PLX_TRY(plx_profile_enable(run->context, false));
     run->step_seconds += plx_seconds() - before;
+    run->result->steps_taken++;
+    run->result->step_seconds = run->step_seconds;
     run->step_tokens += report->tokens;
     run->result->step = run->trainer->step;
     run->result->tokens += report->tokens;

@@ -10,6 +10,9 @@ expect "a run that exists is not overwritten" 1 '--resume' "$plexus" train r.yam
 check "latest names a checkpoint" test -f "run/checkpoints/$(cat run/latest)/model.safetensors"
 check "the last two are kept" test "$(ls run/checkpoints | wc -l)" -eq 2
 check "metrics.jsonl" grep -q '^{"step":6,"tokens":192,"loss":' run/metrics.jsonl
+expect "train --profile ends with the time of each operation" 0 '^a step +[0-9.]+ +100' "$plexus" train r.yaml --set out=profiled --profile
+expect "and in JSON" 0 '"event":"profile","op":"matmul.dweight","impl":"[a-z0-9]+","calls":' \
+    "$plexus" train r.yaml --set out=profiled-json --profile --json
 expect "train --json writes JSON only" 0 '' bash -c "'$plexus' train r.yaml --set out=json --json | grep -v '^{.*}$' | wc -l | grep -qx 0"
 
 # ---- generate ----
