@@ -230,6 +230,26 @@ plx_status plx_model_score(plx_model *model, const plx_batch *batch, plx_score *
  * updated, and dropout is off. Needs targets. ERROR_VALUE when the mask is 0 everywhere. */
 plx_status plx_model_gradients(plx_model *model, const plx_batch *batch, double *loss);
 
+/* ---- retrofit ------------------------------------------------------------------------------------------ */
+
+/* A new model with layers replaced. Each text is LAYERS:MIXER,KEY=VALUE.. with LAYERS like "3,7,11", "0-5", "every 4" (the
+ * 4th, 8th, ...) or "all", and the mixer's own keys of config.json: "3,7,11:nexus,order=2". Tensors that both have under
+ * one name and shape are taken over, the others are fresh by `seed`. Options that are left open are chosen so that the
+ * layer begins as exactly the attention layer it replaces, where the mixer can; where it does not, a warning is logged
+ * that says why. Both models stand in memory. Errors: ERROR_VALUE naming text, layer or key; ERROR_UNSUPPORTED for a model
+ * loaded with keep_stored_types; ERROR_MEMORY. */
+plx_status plx_model_retrofit(plx_model *model, const char *const *layers, size_t count, uint64_t seed,
+                              plx_model **made);
+typedef struct plx_difference {
+    double largest_change; /* of a logit */
+    double range;          /* of the first model's logits: largest less smallest */
+    double loss[2];        /* mean natural log-loss of the text's next tokens, of each model */
+} plx_difference;
+/* How far the logits of two models of one vocabulary are apart over one document. Their contexts must not be in use
+ * elsewhere. */
+plx_status plx_model_difference(plx_model *a, plx_model *b, const int32_t *tokens, size_t count,
+                                plx_difference *difference);
+
 /* ---- training ------------------------------------------------------------------------------------------ */
 
 /* bf16: products of f32 tensors may round their operands to bf16, with sums in f32, where the processor has tiles for it;

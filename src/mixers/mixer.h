@@ -50,6 +50,12 @@ typedef struct plx_mixer {
     /* Fills parts (at most PLX_STATE_PARTS_MAX), returns their number. */
     size_t (*state)(const void *layer, plx_state_part *parts);
     plx_block_form (*block)(const void *layer); /* NULL: PLX_BLOCK_PRE_NORM */
+    /* Retrofit. `object` is the new layer's object of config.json with the options asked for, `old` that of the layer it
+     * replaces, of the given shape. Fills in the options left open so that the layer begins as exactly the old one;
+     * *why: NULL when it then does (with the tensors of begin_zero set to 0), else the reason why not. 0, or -1 when
+     * memory is short. NULL: it never does. */
+    int (*begin_as)(json_t *object, const json_t *old, const plx_layer_shape *shape, const char **why);
+    const char *const *begin_zero; /* patterns of names, "mixer.k2_proj.*", ended by NULL */
     const plx_op *const *ops;    /* own operations, ended by NULL; may be NULL */
     /* Layer objects (JSON) that together use every option, for the tests that loop over the registry. They are run at
      * hidden 24, 4 heads, head_dim 6 unless the object says otherwise (it may hold any per-layer key). Ended by NULL.

@@ -98,7 +98,9 @@ static plx_status read_top(plx_keys *keys, plx_config *config)
     return read_token(keys, "eos_token_id", &config->eos_token_id, config->vocab_size);
 }
 
-/* The keys that a layer may give for itself. */
+const char *const plx_layer_shape_keys[] = {"num_attention_heads", "num_key_value_heads", "head_dim", "rope", "rope_theta",
+                                            "partial_rotary_factor", "qk_norm", "attention_bias", "attention_out_bias", NULL};
+/* Those keys. */
 static plx_status read_shape(plx_keys *keys, const plx_config *config, plx_layer_shape *shape)
 {
     *shape = (plx_layer_shape){

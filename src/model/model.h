@@ -41,6 +41,8 @@ typedef struct plx_config {
     plx_layer *layers;      /* shape, mixer and own set by the parser */
 } plx_config;
 
+/* The keys that a layer's object may hold whatever its mixer, ended by NULL. */
+extern const char *const plx_layer_shape_keys[];
 /* Reads a config (a tree of config.json). On failure nothing is left behind. */
 plx_status plx_config_parse(plx_context *context, const plx_node *root, plx_config *config);
 /* Every key, resolved, as JSON; NULL when memory is short. */

@@ -3,6 +3,9 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
+
+extern const plx_mixer plx_mixer_attention;
 
 plx_status plx_turn_define(plx_params *params, const plx_layer_shape *shape, plx_turn *turn, const char *name)
 {
@@ -74,6 +77,15 @@ plx_status plx_attend_parse_window(plx_keys *keys, size_t *window)
     *window = 0;
     if (!plx_keys_has(keys, "window")) return PLX_OK;
     return plx_keys_size(keys, "window", window, 1, INT32_MAX);
+}
+
+int plx_attend_begin_window(json_t *object, const json_t *old)
+{
+    const char *mixer = json_string_value(json_object_get(old, "mixer"));
+    json_t *window = json_object_get(old, "window");
+    if (mixer == NULL || window == NULL || strcmp(mixer, plx_mixer_attention.name) != 0) return 0;
+    if (json_object_get(object, "window") == NULL && json_object_set(object, "window", window) != 0) return -1;
+    return json_equal(json_object_get(object, "window"), window);
 }
 
 int plx_attend_describe_window(size_t window, json_t *object)

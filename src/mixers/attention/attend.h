@@ -43,6 +43,9 @@ plx_status plx_attend_history(plx_run *run, const void *x, size_t width, size_t 
 plx_state_part plx_attend_state(size_t width, size_t window);
 /* The key "window": null (0) or a number of tokens >= 1. */
 plx_status plx_attend_parse_window(plx_keys *keys, size_t *window);
+/* For plx_mixer.begin_as: object's window becomes old's when it is left open; whether it then is old's. False too when
+ * old is no attention layer. -1 when memory is short. */
+int plx_attend_begin_window(json_t *object, const json_t *old);
 int plx_attend_describe_window(size_t window, json_t *object);
 
 #endif

@@ -102,6 +102,14 @@ static size_t state(const void *own, plx_state_part *parts)
     return 2;
 }
 
+static int begin_as(json_t *object, const json_t *old, const plx_layer_shape *shape, const char **why)
+{
+    (void)shape;
+    int same = plx_attend_begin_window(object, old);
+    *why = same > 0 ? NULL : "texts longer than the window, or the layer's kind, make a difference";
+    return same < 0 ? -1 : 0;
+}
+
 static const plx_op *const ops[] = {&plx_op_attention_forward, &plx_op_attention_backward, NULL};
 
 static const char *const cases[] = {
@@ -124,6 +132,7 @@ const plx_mixer plx_mixer_attention = {
     .backward = backward,
     .step = forward,
     .state = state,
+    .begin_as = begin_as,
     .ops = ops,
     .cases = cases,
 };

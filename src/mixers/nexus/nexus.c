@@ -10,6 +10,7 @@
 #include "mixers/nexus/nexus_ops.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #define LEVELS PLX_STATE_PARTS_MAX /* every level keeps at least one part, or shares all of them */
 
@@ -448,6 +449,21 @@ static plx_status backward(plx_run *run, void *own, const void *x, const void *d
 
 /* ---- the mixer ---- */
 
+/* A gate at 0 leaves queries and keys as they were projected. */
+static int begin_as(json_t *object, const json_t *old, const plx_layer_shape *shape, const char **why)
+{
+    (void)shape;
+    int same = plx_attend_begin_window(object, old);
+    if (same < 0) return -1;
+    if (json_object_get(object, "gate") == NULL && json_object_set_new(object, "gate", json_string("scalar")) != 0)
+        return -1;
+    const char *gate = json_string_value(json_object_get(object, "gate"));
+    *why = !same                                         ? "its window, or the old layer's kind, is another"
+           : gate == NULL || strcmp(gate, "scalar") != 0 ? "without a gate its queries and keys are refined at once"
+                                                         : NULL;
+    return 0;
+}
+
 static const plx_op *const ops[] = {&plx_op_nexus_gate_forward, &plx_op_nexus_gate_backward, NULL};
 
 #define NEXUS(keys) "{\"mixer\": \"nexus\"" keys "}"
@@ -491,6 +507,7 @@ const plx_mixer plx_mixer_nexus = {
     .backward = backward,
     .step = forward,
     .state = state,
+    .begin_as = begin_as,
     .ops = ops,
     .cases = cases,
 };

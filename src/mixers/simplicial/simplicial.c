@@ -8,6 +8,7 @@
 #include "mixers/simplicial/simplicial_ops.h"
 
 #include <math.h>
+#include <string.h>
 
 enum { Q, K, V, K2, V2, ROLES };
 
@@ -226,6 +227,45 @@ static size_t state(const void *own, plx_state_part *parts)
     return ROLES - K;
 }
 
+/* The value of a key, set to `open` (taken over) when it is left open; NULL when memory is short. */
+static const json_t *given_or(json_t *object, const char *key, json_t *open)
+{
+    if (json_object_get(object, key) == NULL && json_object_set(object, key, open) != 0) open = NULL;
+    const json_t *value = open != NULL ? json_object_get(object, key) : NULL;
+    json_decref(open);
+    return value;
+}
+
+/* With k2 and v2 projections of 0 and biases of 1, k' and v' are 1: each pair's logit is the attention logit of its j, the
+ * softmax over pairs that of attention times a uniform one over k. */
+static int begin_as(json_t *object, const json_t *old, const plx_layer_shape *shape, const char **why)
+{
+    json_t *window1 = json_object_get(old, "window"), *wanted_bias = json_pack("[ff]", 1.0, 1.0);
+    const char *kind = json_string_value(json_object_get(old, "mixer")),
+               *wanted_position = position_names[shape->rope ? POSITION_ROPE : POSITION_NONE];
+    const json_t *window = given_or(object, "window", json_pack("[O?I]", window1, (json_int_t)32));
+    const json_t *position = given_or(object, "position", json_string(wanted_position));
+    const json_t *form = given_or(object, "form", json_string(form_names[PLX_SIMPLICIAL_TRILINEAR]));
+    const json_t *bias = given_or(object, "bias", json_incref(wanted_bias));
+    if (window == NULL || position == NULL || form == NULL || bias == NULL) {
+        json_decref(wanted_bias);
+        return -1;
+    }
+    *why = NULL;
+    if (kind == NULL || strcmp(kind, "attention") != 0) *why = "the old layer is no attention";
+    else if (!json_equal(json_array_get(window, 0), window1)) *why = "its first window is another";
+    else if (!json_is_string(form) || strcmp(json_string_value(form), form_names[PLX_SIMPLICIAL_TRILINEAR]) != 0)
+        *why = "only the form trilinear can";
+    else if (!json_is_string(position) || strcmp(json_string_value(position), wanted_position) != 0)
+        *why = "its positions are another's";
+    else if (json_array_size(bias) != 2 || json_number_value(json_array_get(bias, 0)) != 1 ||
+             json_number_value(json_array_get(bias, 1)) != 1)
+        *why = "only the bias [1, 1] can";
+    json_decref(wanted_bias);
+    return 0;
+}
+static const char *const begin_zero[] = {"mixer.k2_proj.*", "mixer.v2_proj.*", NULL};
+
 static const plx_op *const ops[] = {&plx_op_simplicial_forward, &plx_op_simplicial_backward, NULL};
 
 #define CASE(keys) "{\"mixer\": \"simplicial\"" keys "}"
@@ -259,6 +299,8 @@ const plx_mixer plx_mixer_simplicial = {
     .backward = backward,
     .step = forward,
     .state = state,
+    .begin_as = begin_as,
+    .begin_zero = begin_zero,
     .ops = ops,
     .cases = cases,
 };
