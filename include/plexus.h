@@ -175,6 +175,9 @@ typedef struct plx_model_info {
 } plx_model_info;
 /* Counts by a dry run; nothing is computed or allocated for it. */
 plx_status plx_model_describe(plx_model *model, plx_model_info *info);
+/* A new model without adapter whose weights are W + (alpha / rank) B A. Both stand in memory. ERROR_VALUE for a model that
+ * has none. */
+plx_status plx_model_merge(plx_model *model, plx_model **made);
 /* The config with every key resolved, as JSON; a string of the model's, valid until it is freed. */
 const char *plx_model_config(const plx_model *model);
 

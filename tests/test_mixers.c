@@ -111,6 +111,8 @@ static void model_options_match_central_differences(void **state)
         "\"intermediate_size\": 0",
         "\"partial_rotary_factor\": 0.5, \"rope_theta\": 100",
         "\"rope\": false",
+        "\"adapter\": {\"rank\": 3, \"alpha\": 0.6}",
+        "\"adapter\": {\"rank\": 2, \"alpha\": 1, \"targets\": [\"down_proj\", \"*.1.ffn.up_*\"]}",
     };
     for (size_t m = 0; plx_mixers[m] != NULL; m++)
         for (size_t i = 0; i < sizeof extras / sizeof *extras && mixer_is_tested(plx_mixers[m]->name); i++) {

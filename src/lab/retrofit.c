@@ -155,21 +155,6 @@ static plx_status replace_layer(retrofit *made, json_t *layers, size_t index)
     return json_array_set(layers, index, object) == 0 ? PLX_OK : out_of_memory(made);
 }
 
-static plx_status take_over(retrofit *made)
-{
-    for (size_t i = 0; i < made->new->param_count; i++) {
-        plx_param *to = made->new->params[i];
-        const plx_param *from = plx_model_find_param(made->old, to->name);
-        if (from == NULL || from->rank != to->rank || memcmp(from->shape, to->shape, sizeof to->shape) != 0) continue;
-        if (from->type != to->type)
-            return plx_fail(made->context, PLX_ERROR_UNSUPPORTED,
-                            "tensor %s is stored as %s: load the model without keep_stored_types to retrofit it",
-                            from->name, plx_type_name(from->type));
-        plx_device_copy(made->context, to->data, from->data, to->elements * plx_type_size(to->type));
-    }
-    return PLX_OK;
-}
-
 /* The zeros of exact beginnings. */
 static void zero_layer(retrofit *made, size_t index)
 {
@@ -193,13 +178,7 @@ static plx_status build(retrofit *made, uint64_t seed)
     if (layers == NULL) return out_of_memory(made);
     for (size_t i = 0; i < count; i++)
         if (made->objects[i] != NULL) PLX_TRY(replace_layer(made, layers, i));
-    char *text = json_dumps(made->config, JSON_REAL_PRECISION(17));
-    if (text == NULL) return out_of_memory(made);
-    plx_model_options options = {.seed = seed, .type = made->old->type};
-    plx_status status = plx_model_create(made->context, text, &options, &made->new);
-    free(text);
-    PLX_TRY(status);
-    PLX_TRY(take_over(made));
+    PLX_TRY(plx_model_rebuild(made->old, made->config, seed, &made->new));
     for (size_t i = 0; i < count; i++)
         if (made->objects[i] != NULL && made->exact[i]) zero_layer(made, i);
     return PLX_OK;

@@ -89,6 +89,9 @@ static plx_status read_top(plx_keys *keys, plx_config *config)
     PLX_TRY(plx_keys_choice(keys, "init", "normal|fan_in", &choice));
     config->init_fan_in = choice == 1;
 
+    const plx_node *adapter = plx_keys_node(keys, "adapter");
+    if (adapter != NULL && adapter->kind != PLX_NODE_NULL)
+        PLX_TRY(plx_adapter_parse(keys->context, adapter, &config->adapter));
     if (plx_keys_has(keys, "tokenizer")) {
         PLX_TRY(plx_keys_string(keys, "tokenizer", &text));
         if (strlen(text) >= sizeof config->tokenizer) return plx_keys_fail(keys, "tokenizer", "the name is too long");
@@ -266,7 +269,7 @@ json_t *plx_config_describe(const plx_config *config)
     if (layers == NULL) return NULL;
     return json_pack(
         "{s:s, s:[s], s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:f, s:f, s:n, s:s, s:f, s:s, s:b, s:b, s:b, s:b, s:b, "
-        "s:b, s:f, s:s, s:o*, s:o, s:o, s:o}",
+        "s:b, s:f, s:s, s:o, s:o*, s:o, s:o, s:o}",
         "model_type", "plexus", "architectures", "PlexusForCausalLM", "vocab_size", (json_int_t)config->vocab_size,
         "hidden_size", (json_int_t)config->hidden_size, "intermediate_size", (json_int_t)config->intermediate_size,
         "num_attention_heads", (json_int_t)config->num_attention_heads, "num_key_value_heads",
@@ -277,7 +280,7 @@ json_t *plx_config_describe(const plx_config *config)
         config->gelu ? "gelu" : "silu", "tie_word_embeddings", config->tie_word_embeddings, "attention_bias",
         config->attention_bias, "attention_out_bias", config->attention_out_bias, "mlp_bias", config->mlp_bias,
         "qk_norm", config->qk_norm, "parallel_residual", config->parallel_residual, "dropout", config->dropout, "init",
-        config->init_fan_in ? "fan_in" : "normal", "tokenizer",
+        config->init_fan_in ? "fan_in" : "normal", "adapter", plx_adapter_describe(&config->adapter), "tokenizer",
         config->tokenizer[0] != '\0' ? json_string(config->tokenizer) : NULL, "bos_token_id",
         token_json(config->bos_token_id), "eos_token_id", token_json(config->eos_token_id), "layers", layers);
 }

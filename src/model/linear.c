@@ -1,5 +1,5 @@
-/* linear.c - y = x W^T + b: the one way that modules multiply by weights. An adapter would be added here, in
- * these three functions, and every projection of every mixer would have it. */
+/* linear.c - y = x W^T + b: the one way that modules multiply by weights. Adapters hang on here, so that every
+ * projection of every mixer can have one. */
 #include "model/params.h"
 
 #include <math.h>
@@ -23,7 +23,7 @@ plx_status plx_linear_define(plx_params *params, plx_linear *linear, const char 
         snprintf(full, sizeof full, "%s.bias", name);
         PLX_TRY(plx_params_add(params, full, 1, out, 0, (plx_init){PLX_INIT_CONSTANT, 0}, false, &linear->bias));
     }
-    return PLX_OK;
+    return plx_adapter_define(params, linear, name);
 }
 
 static plx_status forward(plx_run *run, const plx_linear *linear, const void *x, size_t rows, void *y, double beta)
@@ -36,7 +36,8 @@ static plx_status forward(plx_run *run, const plx_linear *linear, const void *x,
         .transpose_b = true, .beta = beta, .bf16 = run->bf16,
         .bias = linear->bias != NULL ? linear->bias->data : NULL,
     };
-    return plx_run_op(run, &plx_op_matmul, &args);
+    PLX_TRY(plx_run_op(run, &plx_op_matmul, &args));
+    return plx_adapter_forward(run, linear, x, rows, y);
 }
 plx_status plx_linear_forward(plx_run *run, const plx_linear *linear, const void *x, size_t rows, void *y)
 {
@@ -45,6 +46,19 @@ plx_status plx_linear_forward(plx_run *run, const plx_linear *linear, const void
 plx_status plx_linear_forward_add(plx_run *run, const plx_linear *linear, const void *x, size_t rows, void *y)
 {
     return forward(run, linear, x, rows, y, 1.0);
+}
+
+plx_status plx_linear_backward_input(plx_run *run, const plx_linear *linear, const void *dy, size_t rows, void *dx,
+                                     bool accumulate)
+{
+    plx_matmul_args args = { /* dx[rows,in] = dy[rows,out] W[out,in] */
+        .a_type = run->type, .b_type = linear->weight->type, .c_type = run->type,
+        .a = dy, .b = linear->weight->data, .c = dx,
+        .m = rows, .n = linear->in, .k = linear->out,
+        .lda = linear->out, .ldb = linear->in, .ldc = linear->in,
+        .beta = accumulate ? 1.0 : 0.0, .bf16 = run->bf16,
+    };
+    return plx_run_op(run, &plx_op_matmul, &args);
 }
 
 plx_status plx_linear_backward(plx_run *run, const plx_linear *linear, const void *x, const void *dy, size_t rows,
@@ -65,13 +79,13 @@ plx_status plx_linear_backward(plx_run *run, const plx_linear *linear, const voi
             .type = run->type, .x = dy, .out = linear->bias->gradient, .rows = rows, .width = linear->out};
         PLX_TRY(plx_run_op(run, &plx_op_column_sum, &args));
     }
-    if (dx == NULL) return PLX_OK;
-    plx_matmul_args args = { /* dx[rows,in] = dy[rows,out] W[out,in] */
-        .a_type = run->type, .b_type = linear->weight->type, .c_type = run->type,
-        .a = dy, .b = linear->weight->data, .c = dx,
-        .m = rows, .n = linear->in, .k = linear->out,
-        .lda = linear->out, .ldb = linear->in, .ldc = linear->in,
-        .beta = accumulate ? 1.0 : 0.0, .bf16 = run->bf16,
-    };
-    return plx_run_op(run, &plx_op_matmul, &args);
+    size_t mark = plx_mark(run);
+    void *dinner;
+    PLX_TRY(plx_adapter_backward_weights(run, linear, x, dy, rows, &dinner));
+    if (dx != NULL) {
+        PLX_TRY(plx_linear_backward_input(run, linear, dy, rows, dx, accumulate));
+        PLX_TRY(plx_adapter_backward_input(run, linear, dinner, rows, dx));
+    }
+    plx_release(run, mark);
+    return PLX_OK;
 }

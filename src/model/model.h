@@ -25,6 +25,16 @@ typedef struct plx_layer {
     plx_norm_saved mixer_norm_saved, ffn_norm_saved;
 } plx_layer;
 
+/* config.json's "adapter": low-rank adapters on the projections named by targets (patterns of a projection's own or full
+ * name, all when there are none). rank 0: no adapter. */
+enum { PLX_ADAPTER_TARGETS = 16 };
+typedef struct plx_adapter_config {
+    size_t rank;
+    double alpha;
+    size_t target_count;
+    char targets[PLX_ADAPTER_TARGETS][64];
+} plx_adapter_config;
+
 typedef struct plx_config {
     size_t vocab_size, hidden_size, intermediate_size, num_attention_heads, num_key_value_heads, head_dim;
     size_t max_position_embeddings;
@@ -37,6 +47,7 @@ typedef struct plx_config {
     bool init_fan_in;
     char tokenizer[64];     /* "" when absent */
     int64_t bos_token_id, eos_token_id; /* -1: absent */
+    plx_adapter_config adapter;
     size_t layer_count;
     plx_layer *layers;      /* shape, mixer and own set by the parser */
 } plx_config;
@@ -70,6 +81,9 @@ struct plx_model {
 plx_status plx_model_outline(plx_context *context, plx_config *config, plx_type type, plx_model **model);
 /* Allocates the weights after checking the sum; fills none of them. */
 plx_status plx_model_allocate(plx_model *model);
+/* A model of this config (not changed) with the tensors that both have under one name and shape; the others are fresh by
+ * seed. Both stand in memory. */
+plx_status plx_model_rebuild(plx_model *old, const json_t *config, uint64_t seed, plx_model **made);
 plx_status plx_model_initialise(plx_model *model, uint64_t seed);
 /* Memory for gradients (and the optimiser's moments, zeroed) of the trainable tensors. */
 plx_status plx_model_allocate_gradients(plx_model *model, bool moments);
@@ -128,6 +142,10 @@ plx_status plx_arena_reserve(plx_arena *arena, size_t rows, size_t length, int f
  * dropout_seed and dropout_stream matter only with PLX_PASS_TRAINING. */
 plx_status plx_arena_run(plx_arena *arena, const plx_batch *batch, const int32_t *past, struct plx_session *session,
                          int flags, uint64_t dropout_seed, uint64_t dropout_stream, plx_pass pass, void *user);
+
+/* ---- adapters (adapter.c) ---- */
+plx_status plx_adapter_parse(plx_context *context, const plx_node *node, plx_adapter_config *adapter);
+json_t *plx_adapter_describe(const plx_adapter_config *adapter); /* NULL when memory is short */
 
 /* ---- files (checkpoint.c) ---- */
 /* Writes config.json, model.safetensors (shards above 4 GB) and generation_config.json into an existing directory. */

@@ -159,6 +159,7 @@ plx_status plx_model_outline(plx_context *context, plx_config *config, plx_type 
         PLX_TRY_GOTO(status, failed, plx_block_define(&params, &config->layers[i], config));
     }
     params.prefix[0] = '\0';
+    PLX_TRY_GOTO(status, failed, plx_adapter_check(&params));
     PLX_TRY_GOTO(status, failed,
                  plx_norm_define(&params, &model->norm, "model.norm", hidden, config->norm_layer, config->norm_eps));
     model->head = model->embedding;

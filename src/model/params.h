@@ -63,6 +63,8 @@ plx_status plx_params_rope(plx_params *params, plx_rope_layout layout, size_t he
 typedef struct plx_linear {
     size_t in, out;
     plx_param *weight, *bias; /* bias NULL when absent */
+    plx_param *adapter_a, *adapter_b; /* low-rank adapter (adapter.c); NULL: none */
+    double adapter_scale;
 } plx_linear;
 
 /* The initialisers of the Contracts: matrices normal(0, .02) or, fan_in, normal(0, 1/sqrt(in)). `output` divides by
@@ -72,12 +74,25 @@ plx_init plx_init_matrix(const plx_layer_shape *shape, size_t in, bool output);
 plx_status plx_linear_define(plx_params *params, plx_linear *linear, const char *name, size_t in, size_t out, bool bias,
                              plx_init init);
 plx_status plx_linear_forward(plx_run *run, const plx_linear *linear, const void *x, size_t rows, void *y);
-/* y += x W^T + b */
+/* y += x W^T + b, as above with the adapter's part where there is one */
 plx_status plx_linear_forward_add(plx_run *run, const plx_linear *linear, const void *x, size_t rows, void *y);
 /* Adds to the gradients of weight and bias (when trainable), and dx = dy W, or dx += with accumulate; dx NULL: not
  * wanted. */
 plx_status plx_linear_backward(plx_run *run, const plx_linear *linear, const void *x, const void *dy, size_t rows,
                                void *dx, bool accumulate);
+
+/* dx = dy W, or dx += with accumulate: the weight's own part of plx_linear_backward. */
+plx_status plx_linear_backward_input(plx_run *run, const plx_linear *linear, const void *dy, size_t rows, void *dx,
+                                     bool accumulate);
+
+/* The adapter's part, all of them nothing where there is none: its tensors; y += scale (x A^T) B^T; the gradients of A and B
+ * with *dinner [rows, rank], the gradient for x A^T, from scratch; dx += dinner A. In two, since dx may lie where x was. */
+plx_status plx_adapter_define(plx_params *params, plx_linear *linear, const char *name);
+plx_status plx_adapter_forward(plx_run *run, const plx_linear *linear, const void *x, size_t rows, void *y);
+plx_status plx_adapter_backward_weights(plx_run *run, const plx_linear *linear, const void *x, const void *dy,
+                                        size_t rows, void **dinner);
+plx_status plx_adapter_backward_input(plx_run *run, const plx_linear *linear, const void *dinner, size_t rows,
+                                      void *dx);
 
 /* ---- norm ---- */
 typedef struct plx_norm {
