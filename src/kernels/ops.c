@@ -55,15 +55,21 @@ bool plx_matmul_blas_accepts(const void *arguments);
 plx_status plx_matmul_blas(plx_context *context, const void *arguments);
 plx_status plx_matmul_ref(plx_context *context, const void *arguments);
 PLX_CPU_DECLARE(plx_matmul)
-/* Products with weights as they are stored, x W^T, where OpenBLAS's rows depend on each other. */
-static bool accepts_rows(const void *arguments)
+static bool accepts_product(const void *arguments)
 {
     const plx_matmul_args *a = arguments;
-    return a->a_type == PLX_F32 && a->c_type == PLX_F32 && a->b_type != PLX_F64 && a->transpose_b && !a->transpose_a;
+    return a->a_type != PLX_F64 && a->b_type != PLX_F64 && a->c_type == PLX_F32;
 }
-static const plx_kernel matmul_kernels[] = {{"blas", PLX_LEVEL_PORTABLE, plx_matmul_blas_accepts, plx_matmul_blas},
-                                            PLX_CPU_KERNELS(plx_matmul, accepts_rows){"ref", PLX_LEVEL_PORTABLE, NULL, plx_matmul_ref},
-                                            {0}};
+/* Of compilers' vectors OpenBLAS's kernels are the better half, where they keep what x W^T promises. */
+static const plx_kernel matmul_kernels[] = {
+#if defined(__x86_64__)
+    {"avx512", PLX_LEVEL_AVX512, accepts_product, plx_matmul_avx512},
+    {"avx2", PLX_LEVEL_AVX2, accepts_product, plx_matmul_avx2},
+#endif
+    {"blas", PLX_LEVEL_PORTABLE, plx_matmul_blas_accepts, plx_matmul_blas},
+    {"portable", PLX_LEVEL_PORTABLE, accepts_product, plx_matmul_portable},
+    {"ref", PLX_LEVEL_PORTABLE, NULL, plx_matmul_ref},
+    {0}};
 static double matmul_flops(const void *arguments)
 {
     const plx_matmul_args *a = arguments;

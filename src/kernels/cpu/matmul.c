@@ -1,112 +1,110 @@
-/* matmul.c - C = beta C + A B^T + bias with rows that do not depend on each other (docs/decisions/
- * row-independent-products.md), for processors on which OpenBLAS does not promise that.
+/* matmul.c - C = beta C + A op(B) + bias in f32: the forward and input gradient of a linear layer.
  *
- * Every element of C is one chain of multiply-adds over k, cut at fixed places, whichever rows and columns are computed
- * with it: full and partial tiles run the same inlined code. A task is one panel of 2 vectors of columns by a block of
- * rows; it packs its panel of B as [k][columns] and goes through the rows by tiles that stay in registers. */
-#include "kernels/cpu/parts.h"
-#include "kernels/half.h"
+ * op(B), the weights, is packed into panels once a call by all threads. A task is some tiles of rows by as many panels
+ * as stay in the second-level cache; it copies the rows of one tile, which then stay in the first-level cache while the
+ * panels stream by. Where the rows are few, packing first would cost as much as the product: there a task packs its own
+ * panels and goes through all rows. */
+#include "kernels/cpu/product.h"
 
-#define COLUMNS (2 * PLX_VW)         /* of a panel */
-#define TILE (PLX_VW == 16 ? 12 : 6) /* rows of a tile: 2 accumulators each, with room for operands */
-#define DEPTH ((size_t)256)          /* of one chain of multiply-adds */
-#define ROWS ((size_t)192)           /* of a task */
+#define CACHED ((size_t)1 << 18)      /* numbers of packed panels that a task goes through: 1 MB */
+#define TASK_WORK ((double)(1 << 22)) /* multiply-adds of a task: about 40 microseconds */
+#define FEW_ROWS ((size_t)128)
 
 typedef struct product {
     const plx_matmul_args *a;
-    float *panels; /* [threads][k][COLUMNS] */
-    size_t across; /* panels */
+    float *panels; /* [panels][k][PRODUCT_COLUMNS]; where rows are few, as many as a task has for each thread */
+    float *left;   /* for each thread [PRODUCT_ROWS][PRODUCT_STRIDE] */
+    float *bias;   /* zeros where there is none */
+    size_t all_panels, task_panels, task_rows, tasks_down;
+    bool shared; /* panels are packed once for all */
 } product;
 
-static float element(const plx_matmul_args *a, const void *data, size_t index)
+static size_t panel_size(const product *job) { return job->a->k * PRODUCT_COLUMNS; }
+
+static void pack_task(void *argument, size_t index, int thread)
 {
-    if (a->b_type == PLX_F32) return ((const float *)data)[index];
-    uint16_t half = ((const uint16_t *)data)[index];
-    return a->b_type == PLX_BF16 ? plx_float_of_bf16(half) : plx_float_of_f16(half);
+    (void)thread;
+    const product *job = argument;
+    product_pack_right(job->a, index * PRODUCT_COLUMNS, 0, job->a->k, job->panels + index * panel_size(job));
 }
 
-/* Columns [column, column + width) of op(B), that is rows of B as stored; 0 beyond. */
-static void pack(const plx_matmul_args *a, size_t column, size_t width, float *panel)
+/* k in [from, to) of a task's rows [row, end) by `count` panels. */
+static void step(const product *job, size_t row, size_t end, size_t first_panel, size_t count, const float *panels,
+                 size_t from, size_t to, float *left)
 {
-    for (size_t j = 0; j < COLUMNS; j++)
-        for (size_t k = 0; k < a->k; k++)
-            panel[k * COLUMNS + j] = j < width ? element(a, a->b, (column + j) * a->ldb + k) : 0;
-}
-
-/* `rows` (a constant once inlined) rows of one panel. */
-static inline __attribute__((always_inline)) void tile(const plx_matmul_args *a, const float *left, const float *panel,
-                                                       float *c, size_t width, const size_t rows)
-{
-    size_t from = 0;
-    do { /* once also where k is 0 */
-        size_t to = a->k - from < DEPTH ? a->k : from + DEPTH;
-        vf sum[TILE][2];
-        for (size_t i = 0; i < rows; i++) sum[i][0] = sum[i][1] = vf_set(0);
-        for (size_t k = from; k < to; k++) {
-            vf b0 = vf_load(panel + k * COLUMNS), b1 = vf_load(panel + k * COLUMNS + PLX_VW);
-            for (size_t i = 0; i < rows; i++) {
-                vf x = vf_set(left[i * a->lda + k]);
-                sum[i][0] += x * b0;
-                sum[i][1] += x * b1;
-            }
+    const plx_matmul_args *a = job->a;
+    for (; row < end; row += PRODUCT_ROWS) {
+        size_t rows = product_least(end - row, PRODUCT_ROWS);
+        product_copy_rows(a, row, rows, from, to, left);
+        for (size_t p = 0; p < count; p++) {
+            size_t column = (first_panel + p) * PRODUCT_COLUMNS;
+            product_store store = {.c = (float *)a->c + row * a->ldc + column,
+                                   .ldc = a->ldc,
+                                   .width = product_least(a->n - column, PRODUCT_COLUMNS),
+                                   .read = from > 0 || a->beta != 0,
+                                   .scale = from > 0 ? 1 : (float)a->beta,
+                                   .bias = from > 0 || a->bias == NULL ? NULL : job->bias + column};
+            product_rows(left, PRODUCT_STRIDE, 1, panels + p * panel_size(job) + from * PRODUCT_COLUMNS, to - from,
+                         &store, rows);
         }
-        for (size_t i = 0; i < rows; i++)
-            for (size_t h = 0; h < 2; h++) {
-                size_t first = h * PLX_VW;
-                if (first >= width) continue;
-                float *to_c = c + i * a->ldc + first;
-                vf before = from > 0       ? vf_next(to_c, width - first)
-                            : a->beta != 0 ? vf_set((float)a->beta) * vf_next(to_c, width - first)
-                                           : vf_set(0);
-                vf_put(to_c, before + sum[i][h], width - first);
-            }
-        from = to;
-    } while (from < a->k);
-}
-
-static void tile_of(const plx_matmul_args *a, const float *left, const float *panel, float *c, size_t width,
-                    size_t rows)
-{
-    switch (rows) {
-    case 1: tile(a, left, panel, c, width, 1); break;
-    case 2: tile(a, left, panel, c, width, 2); break;
-    case 3: tile(a, left, panel, c, width, 3); break;
-    case 4: tile(a, left, panel, c, width, 4); break;
-    case 5: tile(a, left, panel, c, width, 5); break;
-    default: tile(a, left, panel, c, width, 6); break;
     }
 }
 
 static void task(void *argument, size_t index, int thread)
 {
     const product *job = argument;
-    const plx_matmul_args *a = job->a;
-    size_t column = index % job->across * COLUMNS, row = index / job->across * ROWS;
-    size_t width = a->n - column < COLUMNS ? a->n - column : COLUMNS,
-           end = plx_part_end(a->m, ROWS, index / job->across);
-    float *panel = job->panels + (size_t)thread * a->k * COLUMNS;
-    pack(a, column, width, panel);
-    for (size_t i = row; i < end;) {
-        const float *left = (const float *)a->a + i * a->lda;
-        float *c = (float *)a->c + i * a->ldc + column;
-        size_t rows = end - i >= TILE ? TILE : end - i >= 6 ? 6 : end - i;
-        if (rows == TILE)
-            tile(a, left, panel, c, width, TILE);
-        else
-            tile_of(a, left, panel, c, width, rows);
-        for (size_t r = 0; a->bias != NULL && r < rows; r++)
-            for (size_t j = 0; j < width; j++) c[r * a->ldc + j] += element(a, a->bias, column + j);
-        i += rows;
+    size_t first = index / job->tasks_down * job->task_panels, row = index % job->tasks_down * job->task_rows;
+    size_t count = product_least(job->all_panels - first, job->task_panels);
+    size_t end = product_least(job->a->m, row + job->task_rows);
+    float *left = job->left + (size_t)thread * PRODUCT_ROWS * PRODUCT_STRIDE, *panels = job->panels;
+    if (job->shared)
+        panels += first * panel_size(job);
+    else {
+        panels += (size_t)thread * job->task_panels * panel_size(job);
+        for (size_t p = 0; p < count; p++)
+            product_pack_right(job->a, (first + p) * PRODUCT_COLUMNS, 0, job->a->k, panels + p * panel_size(job));
     }
+    size_t from = 0;
+    do { /* once also where k is 0 */
+        size_t to = product_least(job->a->k, from + PRODUCT_DEPTH);
+        step(job, row, end, first, count, panels, from, to, left);
+        from = to;
+    } while (from < job->a->k);
+}
+
+/* By shape alone, so that the result does not depend on the number of threads. */
+static void divide(product *job)
+{
+    const plx_matmul_args *a = job->a;
+    job->all_panels = plx_parts(a->n, PRODUCT_COLUMNS);
+    job->shared = a->m > FEW_ROWS;
+    size_t most = product_most(CACHED / (PRODUCT_COLUMNS * product_least(a->k, PRODUCT_DEPTH) + 1), 2);
+    if (!job->shared) most = product_least(most, plx_parts(job->all_panels, 16));
+    job->task_panels = plx_parts(job->all_panels, plx_parts(job->all_panels, most));
+    double tile = (double)(PRODUCT_ROWS * job->task_panels) * (double)(panel_size(job) + 1);
+    size_t tiles = tile < TASK_WORK ? (size_t)(TASK_WORK / tile) : 1;
+    if (a->k > PRODUCT_DEPTH) tiles = product_most(tiles, 8); /* each step brings its part of the panels anew */
+    job->task_rows = job->shared ? product_least(tiles, 64) * PRODUCT_ROWS : a->m;
+    job->tasks_down = plx_parts(a->m, job->task_rows);
 }
 
 plx_status PLX_CPU(plx_matmul)(plx_context *context, const void *arguments)
 {
     const plx_matmul_args *a = arguments;
     if (a->m == 0 || a->n == 0) return PLX_OK;
-    product job = {.a = a, .across = plx_parts(a->n, COLUMNS)};
-    job.panels = plx_kernel_scratch(context, ((size_t)context->options.threads * a->k * COLUMNS + 16) * sizeof(float));
+    if (a->transpose_a) return PLX_CPU(plx_matmul_gradient)(context, a);
+    product job = {.a = a};
+    divide(&job);
+    size_t threads = (size_t)context->options.threads, across = plx_parts(job.all_panels, job.task_panels);
+    size_t panels = (job.shared ? job.all_panels : threads * job.task_panels) * panel_size(&job);
+    size_t left = threads * PRODUCT_ROWS * PRODUCT_STRIDE, bias = job.all_panels * PRODUCT_COLUMNS;
+    job.panels = plx_kernel_scratch(context, (panels + left + bias) * sizeof(float));
     if (job.panels == NULL) return PLX_ERROR_MEMORY;
-    plx_parallel_for(context, job.across * plx_parts(a->m, ROWS), task, &job);
+    job.left = job.panels + panels;
+    job.bias = job.left + left;
+    for (size_t j = 0; a->bias != NULL && j < bias; j += PLX_VW)
+        vf_store(job.bias + j, j < a->n ? product_load(a->bias, a->b_type, j, a->n - j) : vf_set(0));
+    if (job.shared) plx_parallel_for(context, job.all_panels, pack_task, &job);
+    plx_parallel_for(context, across * job.tasks_down, task, &job);
     return PLX_OK;
 }
