@@ -35,6 +35,7 @@
     X(compare, "RECIPE...", "train several recipes on the same data; table and report.html")                \
     X(retrofit, "MODEL", "replace layers of a model by layers of other kinds")                               \
     X(plan, "RECIPE|MODEL", "parameters, flops and memory, without running anything")                        \
+    X(bench, "[PATTERN]", "speed of every operation and implementation, beside its error")                   \
     X(info, "", "this machine, its measured speed, and the kernels in use")
 
 typedef struct plx_cli {

@@ -61,6 +61,9 @@ typedef struct plx_mixer {
      * hidden 24, 4 heads, head_dim 6 unless the object says otherwise (it may hold any per-layer key). Ended by NULL.
      */
     const char *const *cases;
+    /* What `plexus bench` measures of the mixer beside its whole layer (kernels/bench.h), ended by NULL; may be NULL. A
+     * case named NAME.forward or NAME.backward stands for the layer, where its operations alone are of interest. */
+    const struct plx_bench_case *const *bench;
 } plx_mixer;
 
 extern const plx_mixer *const plx_mixers[]; /* ended by NULL */

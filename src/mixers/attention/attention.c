@@ -121,6 +121,8 @@ static const char *const cases[] = {
     "{\"mixer\": \"attention\", \"num_attention_heads\": 3, \"head_dim\": 9, \"qk_norm\": true}",
     NULL};
 
+extern const struct plx_bench_case *const plx_attention_bench[]; /* bench.c */
+
 const plx_mixer plx_mixer_attention = {
     .name = "attention",
     .summary = "softmax attention: each token takes an average of the values of earlier tokens",
@@ -135,4 +137,5 @@ const plx_mixer plx_mixer_attention = {
     .begin_as = begin_as,
     .ops = ops,
     .cases = cases,
+    .bench = plx_attention_bench,
 };

@@ -254,6 +254,8 @@ static const char *const cases[] = {
     NULL,
 };
 
+extern const struct plx_bench_case *const plx_grassmann_bench[]; /* bench.c */
+
 const plx_mixer plx_mixer_grassmann = {
     .name = "grassmann",
     .summary = "planes spanned by a token and those at fixed offsets back, as Pluecker coordinates, fused by a gate",
@@ -268,4 +270,5 @@ const plx_mixer plx_mixer_grassmann = {
     .block = block,
     .ops = own_ops,
     .cases = cases,
+    .bench = plx_grassmann_bench,
 };

@@ -496,6 +496,8 @@ static const char *const cases[] = {
     NEXUS(OWN_CASE ONLY(k) GATED ", \"num_attention_heads\": 3, \"head_dim\": 9"),
     NULL};
 
+extern const struct plx_bench_case *const plx_nexus_bench[]; /* bench.c */
+
 const plx_mixer plx_mixer_nexus = {
     .name = "nexus",
     .summary = "higher-order attention: queries and keys are made from what an inner attention has gathered",
@@ -510,4 +512,5 @@ const plx_mixer plx_mixer_nexus = {
     .begin_as = begin_as,
     .ops = ops,
     .cases = cases,
+    .bench = plx_nexus_bench,
 };

@@ -288,6 +288,8 @@ static const char *const cases[] = {
     NULL,
 };
 
+extern const struct plx_bench_case *const plx_simplicial_bench[]; /* bench.c */
+
 const plx_mixer plx_mixer_simplicial = {
     .name = "simplicial",
     .summary = "2-simplicial attention: one softmax over pairs of earlier tokens",
@@ -303,4 +305,5 @@ const plx_mixer plx_mixer_simplicial = {
     .begin_zero = begin_zero,
     .ops = ops,
     .cases = cases,
+    .bench = plx_simplicial_bench,
 };

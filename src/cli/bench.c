@@ -1,0 +1,180 @@
+/* bench.c - plexus bench: the speed of every operation and implementation, next to its error. */
+#include "cli/cli.h"
+#include "lab/bench.h"
+
+#include <math.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+typedef struct view {
+    plx_cli *cli;
+    char op[64], shape[128];  /* of the last line */
+    double begun, drawn;      /* seconds */
+    int failed;               /* exit status of the output */
+} view;
+
+static double now_seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* "T=1024 H=8 G=8 d=64" */
+static const char *shape_text(const plx_bench_shape *shape, char *text, size_t bytes)
+{
+    *text = '\0';
+#define SIZE_TEXT(name) \
+    if (shape->name != 0) snprintf(text + strlen(text), bytes - strlen(text), "%s%s=%zu", *text ? " " : "", #name, shape->name);
+    PLX_BENCH_SIZES(SIZE_TEXT)
+#undef SIZE_TEXT
+    return text;
+}
+
+static json_t *shape_json(const plx_bench_shape *shape)
+{
+    json_t *object = json_object();
+#define SIZE_JSON(name) \
+    if (shape->name != 0) json_object_set_new(object, #name, json_integer((json_int_t)shape->name));
+    PLX_BENCH_SIZES(SIZE_JSON)
+#undef SIZE_JSON
+    return object;
+}
+
+/* A number where there is one: what is wrong has no speed, and JSON no infinity. */
+static json_t *number(bool there, double value) { return there && isfinite(value) ? json_real(value) : json_null(); }
+
+static void print_json(view *show, const plx_bench_result *r)
+{
+    json_t *line = json_pack(
+        "{s:s,s:s,s:o,s:o,s:o,s:o,s:o,s:b,s:f,s:o,s:o,s:o,s:s?,s:s?}", "op", r->op, "impl", r->impl, "shape",
+        shape_json(&r->shape), "ms", number(r->timed, 1e3 * r->best), "gflops", number(r->timed, r->gflops),
+        "peak_fraction", number(r->timed, r->peak_fraction), "max_error", number(true, r->error), "ok", r->ok,
+        "tolerance", isfinite(r->tolerance) ? r->tolerance : 0.0, "median_ms", number(r->timed, 1e3 * r->median), "gbs",
+        number(r->timed, r->gbs), "bandwidth_fraction", number(r->timed, r->bandwidth_fraction), "limit",
+        r->timed ? r->limit : NULL, "convention", r->convention);
+    if (line != NULL && r->reduced) json_object_set_new(line, "checked", shape_json(&r->checked));
+    if (line != NULL && r->timed && r->tokens_per_second > 0)
+        json_object_set_new(line, "tokens_per_second", json_real(r->tokens_per_second));
+    if (cli_json(show->cli, line) != 0) show->failed = 1;
+}
+
+static void wipe(plx_cli *cli)
+{
+    if (cli->live_line) fputs("\r\033[K", stderr);
+    cli->live_line = false;
+}
+
+static void print_row(view *show, const plx_bench_result *r)
+{
+    char shape[128], rate[32] = "";
+    shape_text(&r->shape, shape, sizeof shape);
+    if (strcmp(show->op, r->op) != 0)
+        cli_print(show->cli, "\n%s%s%s\n", r->op, r->convention != NULL ? ": flops are " : ": bytes are each array once",
+                  r->convention != NULL ? r->convention : "");
+    if (strcmp(show->op, r->op) != 0 || strcmp(show->shape, shape) != 0) {
+        char checked[128];
+        cli_print(show->cli, "  %s%s%s\n", shape, r->reduced ? "; reference at " : "",
+                  r->reduced ? shape_text(&r->checked, checked, sizeof checked) : "");
+    }
+    snprintf(show->op, sizeof show->op, "%s", r->op);
+    snprintf(show->shape, sizeof show->shape, "%s", shape);
+    if (r->timed) {
+        if (r->tokens_per_second > 0) snprintf(rate, sizeof rate, "  %.0f tokens/s", r->tokens_per_second);
+        cli_print(show->cli, "    %-9s %10.3f %10.3f ms %9.1f GFLOP/s %4.0f%% %8.1f GB/s %4.0f%%  %-8s error %.1e%s\n",
+                  r->impl, 1e3 * r->best, 1e3 * r->median, r->gflops, 100 * r->peak_fraction, r->gbs,
+                  100 * r->bandwidth_fraction, r->limit, r->error, rate);
+    } else
+        cli_print(show->cli, "    %-9s %s error %.1e%s\n", r->impl, r->ok ? "right, not timed:" : "WRONG:", r->error,
+                  r->ok ? "" : ", so no speed");
+    cli_flush(show->cli);
+}
+
+static void show_result(void *user, const plx_bench_result *result)
+{
+    view *show = user;
+    wipe(show->cli);
+    if (show->cli->json) print_json(show, result);
+    else print_row(show, result);
+}
+
+/* After two seconds: what runs, and how long the rest will take at this pace. */
+static void show_progress(void *user, const char *what, double done, double total)
+{
+    view *show = user;
+    double now = now_seconds(), passed = now - show->begun;
+    wipe(show->cli);
+    bool live = isatty(STDERR_FILENO) != 0;
+    if (show->cli->quiet || passed < 2 || done >= total || (!live && now - show->drawn < 10)) return;
+    fprintf(stderr, live ? "\r%s  %.0f/%.0f  %.0fs left\033[K" : "%s  %.0f/%.0f  %.0fs left\n", what, done, total,
+            passed / fmax(done, 1) * (total - done));
+    fflush(stderr);
+    show->cli->live_line = live;
+    show->drawn = now;
+}
+
+static int unknown_pattern(plx_cli *cli, const char *pattern)
+{
+    plx_bench_list list;
+    const char *names[256], *nearest;
+    size_t count = 0;
+    if (plx_bench_list_make(cli->context, &list) != PLX_OK) return cli_fail(cli, PLX_ERROR_MEMORY);
+    for (size_t i = 0; i < list.count && count < 256; i++) names[count++] = list.cases[i]->name;
+    nearest = cli_nearest(pattern, names, count);
+    int status = nearest != NULL
+                     ? cli_usage_error("bench", "bench: nothing matches '%s'; did you mean '%s'?", pattern, nearest)
+                     : cli_usage_error("bench", "bench: nothing matches '%s'", pattern);
+    plx_bench_list_free(cli->context, &list);
+    return status;
+}
+
+static bool known_pattern(plx_cli *cli, const char *pattern, bool *known)
+{
+    plx_bench_list list;
+    if (plx_bench_list_make(cli->context, &list) != PLX_OK) return false;
+    *known = false;
+    for (size_t i = 0; i < list.count; i++) *known |= plx_bench_matches(pattern, list.cases[i]->name);
+    plx_bench_list_free(cli->context, &list);
+    return true;
+}
+
+static int measure(plx_cli *cli, plx_bench_options *options)
+{
+    view show = {.cli = cli, .begun = now_seconds()};
+    size_t wrong = 0;
+    bool known;
+    if (!known_pattern(cli, options->pattern, &known)) return cli_fail(cli, PLX_ERROR_MEMORY);
+    if (!known) return unknown_pattern(cli, options->pattern);
+    options->result = show_result;
+    options->user = &show;
+    cli->progress = show_progress;
+    cli->progress_user = &show;
+    plx_status status = plx_bench_measure(cli->context, options, &wrong);
+    wipe(cli);
+    cli->progress = NULL;
+    if (status != PLX_OK) return cli_fail(cli, status);
+    if (wrong > 0) {
+        cli_flush(cli);
+        return cli_error("%zu result%s wrong: no speed is shown for %s", wrong, wrong == 1 ? " is" : "s are",
+                         wrong == 1 ? "it" : "them");
+    }
+    return show.failed ? 1 : cli_finish(cli);
+}
+
+int cli_bench(plx_cli *cli, int argc, char **argv)
+{
+    plx_bench_options options = {0};
+#define SIZE_OPTION(name) {#name, CLI_SIZE, &options.given.name, "N", "size " #name " instead of the default shapes'", 1, 1 << 24},
+    const cli_option table[] = {
+        {"impl", CLI_TEXT, &options.impl, "PATTERN", "only implementations of such names", 0, 0},
+        {"seconds", CLI_REAL, &options.seconds, "S", "of timing each shape (1)", 0, 3600},
+        {"rounds", CLI_SIZE, &options.rounds, "N", "instead of as many as fit into --seconds", 1, 200},
+        PLX_BENCH_SIZES(SIZE_OPTION){0},
+    };
+#undef SIZE_OPTION
+    int go_on = cli_parse(cli, "bench", table, 0, 1, argc, argv);
+    if (go_on != CLI_GO_ON) return go_on;
+    if (cli->argument_count > 0) options.pattern = cli->arguments[0];
+    return measure(cli, &options);
+}
