@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# bench.sh - plexus bench: every operation at tiny shapes is right; JSON; what is asked for wrongly.
+. "$(dirname "$0")/common.bash"
+tiny=(--B 2 --T 33 --H 2 --G 1 --d 16 --D 32 --M 70 --N 65 --K 33 --ffn 40 --layers 1 --vocab 50 --count 1001
+      --w1 20 --w2 3 --seconds 0.001 --rounds 2)
+
+"$plexus" bench --json "${tiny[@]}" >all.json 2>err
+check "every operation, tiny: status 0" test $? -eq 0
+check "JSON only" bash -c '! grep -qv "^{.*}$" all.json'
+check "all are right" bash -c '! grep -qv "\"ok\":true" all.json'
+check "the keys of the Contracts" bash -c \
+    '! grep -qvE "^\{\"op\":\"[a-z0-9_.]+\",\"impl\":\"[a-z0-9]+\",\"shape\":\{\"[^}]*\},\"ms\":[^,]+,\"gflops\":[^,]+,\"peak_fraction\":[^,]+,\"max_error\":[^,]+,\"ok\":" all.json'
+for op in matmul.forward matmul.dweight matmul.dinput norm.forward adamw cross_entropy attention.forward \
+    attention.backward nexus.forward nexus.backward simplicial.forward simplicial.backward; do
+    check "$op is there" grep -q "\"op\":\"$op\"" all.json
+done
+check "a reference is checked, not timed" bash -c 'grep "\"impl\":\"ref\"" all.json | grep -q "\"ms\":null"'
+
+expect "an operation's name stands for its parts" 0 'matmul.dinput' "$plexus" bench matmul "${tiny[@]}"
+expect "a table names how flops are counted" 0 'flops are 4 d a visible pair' "$plexus" bench attention.forward "${tiny[@]}"
+expect "one implementation" 0 'portable' "$plexus" bench rope --impl portable "${tiny[@]}"
+expect "an unknown name, and the nearest" 2 "did you mean 'attention.forward'" "$plexus" bench atention.forward
+expect "sizes that cannot be" 1 'too large' "$plexus" bench matmul.forward --M 16777216 --N 16777216
+expect "the fenced device" 0 'grassmann' "$plexus" bench 'grassmann.*' --device fenced "${tiny[@]}"
