@@ -28,7 +28,8 @@ static void bind_matmul(const problem *p, plx_type type, void *arguments)
                                                       .transpose_a = p->flags & TRANSPOSE_A,
                                                       .transpose_b = p->flags & TRANSPOSE_B,
                                                       .beta = p->flags & BETA ? 0.5 : 0,
-                                                      .bias = p->flags & BIAS ? at(p, type, 3) : NULL};
+                                                      .bias = p->flags & BIAS ? at(p, type, 3) : NULL,
+                                                      .bias_type = type};
 }
 static problem matmul_problem(size_t m, size_t n, size_t k, int flags)
 {
@@ -114,7 +115,8 @@ static void check_rows(plx_context *context, size_t n, size_t k, plx_type weight
                             .ldb = k,
                             .ldc = n,
                             .transpose_b = true,
-                            .bias = w};
+                            .bias = w,
+                            .bias_type = weights};
     assert_int_equal(plx_op_run(context, &plx_op_matmul, &args), PLX_OK);
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         args.a = x + parts[i][0] * k;
@@ -209,7 +211,8 @@ static void test_matmul_16_bits(void **state)
                                         .ldb = transposed ? K : N,
                                         .ldc = N,
                                         .transpose_b = transposed,
-                                        .bias = bias};
+                                        .bias = bias,
+                                        .bias_type = types[right]};
                 assert_int_equal(plx_op_run(plain, &plx_op_matmul, &args), PLX_OK);
                 args.c_type = PLX_F32;
                 args.c = fast;

@@ -305,17 +305,26 @@ const plx_safetensor *plx_safetensors_find(const plx_safetensors *file, const ch
     return NULL;
 }
 
-plx_status plx_safetensors_read(plx_safetensors *file, const plx_safetensor *tensor, void *data, size_t bytes)
+plx_status plx_safetensors_read_part(plx_safetensors *file, const plx_safetensor *tensor, uint64_t first, void *data,
+                                     size_t bytes)
 {
     plx_context *context = file->context;
     if (!tensor->readable)
         return plx_fail(context, PLX_ERROR_UNSUPPORTED,
                         "'%s': tensor '%s' has type %s; F32, F64, BF16 and F16 can be read: convert the file",
                         file->path, show(tensor->name).text, tensor->dtype);
-    if (bytes != tensor->bytes)
+    if (first > tensor->bytes || bytes > tensor->bytes - first)
         return plx_fail(context, PLX_ERROR_VALUE, "'%s': tensor '%s' has %" PRIu64 " bytes, not the %zu asked for",
                         file->path, show(tensor->name).text, tensor->bytes, bytes);
-    return plx_file_read_at(context, file->file, file->path, tensor->offset, data, bytes);
+    return plx_file_read_at(context, file->file, file->path, tensor->offset + first, data, bytes);
+}
+
+plx_status plx_safetensors_read(plx_safetensors *file, const plx_safetensor *tensor, void *data, size_t bytes)
+{
+    if (tensor->readable && bytes != tensor->bytes)
+        return plx_fail(file->context, PLX_ERROR_VALUE, "'%s': tensor '%s' has %" PRIu64 " bytes, not the %zu asked for",
+                        file->path, show(tensor->name).text, tensor->bytes, bytes);
+    return plx_safetensors_read_part(file, tensor, 0, data, bytes);
 }
 
 /* ---- writing ---- */

@@ -24,6 +24,9 @@ const plx_safetensor *plx_safetensors_at(const plx_safetensors *file, size_t ind
 const plx_safetensor *plx_safetensors_find(const plx_safetensors *file, const char *name); /* NULL when absent */
 /* Reads the whole tensor as stored; bytes must equal the tensor's. */
 plx_status plx_safetensors_read(plx_safetensors *file, const plx_safetensor *tensor, void *data, size_t bytes);
+/* Bytes [first, first + bytes) of its data, as stored. */
+plx_status plx_safetensors_read_part(plx_safetensors *file, const plx_safetensor *tensor, uint64_t first, void *data,
+                                     size_t bytes);
 /* Only the header, for fuzzing and tests: checks `bytes` of header text against a data size. */
 plx_status plx_safetensors_check_header(plx_context *context, const char *header, size_t bytes, uint64_t data_bytes);
 

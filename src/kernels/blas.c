@@ -35,9 +35,9 @@ bool plx_matmul_blas_accepts(const void *arguments)
     const plx_matmul_args *a = arguments;
     if (a->transpose_b && !a->transpose_a && !rows_are_independent()) return false;
     size_t a_width = a->transpose_a ? a->m : a->k, b_width = a->transpose_b ? a->k : a->n;
-    return blas_type(a->a_type) && blas_type(a->b_type) && a->c_type == PLX_F32 && a->m <= INT_MAX && a->n <= INT_MAX &&
-           a->k <= INT_MAX && a->lda <= INT_MAX && a->ldb <= INT_MAX && a->ldc <= INT_MAX && a->lda >= a_width &&
-           a->ldb >= b_width && a->ldc >= a->n;
+    return blas_type(a->a_type) && blas_type(a->b_type) && blas_type(a->bias_type) && a->c_type == PLX_F32 &&
+           a->m <= INT_MAX && a->n <= INT_MAX && a->k <= INT_MAX && a->lda <= INT_MAX && a->ldb <= INT_MAX &&
+           a->ldc <= INT_MAX && a->lda >= a_width && a->ldb >= b_width && a->ldc >= a->n;
 }
 
 /* ---- operands of 16 bits ---- */
@@ -165,7 +165,7 @@ plx_status plx_matmul_blas(plx_context *context, const void *arguments)
     size_t a_rows = a->transpose_a ? a->k : a->m, a_width = a->transpose_a ? a->m : a->k;
     size_t b_rows = a->transpose_b ? a->n : a->k, b_width = a->transpose_b ? a->k : a->n;
     size_t converted = (a->a_type != PLX_F32 ? a_rows * a_width : 0) + (a->b_type != PLX_F32 ? b_rows * b_width : 0) +
-                       (a->bias && a->b_type != PLX_F32 ? a->n : 0);
+                       (a->bias && a->bias_type != PLX_F32 ? a->n : 0);
     float *scratch = NULL;
     size_t padded = job.padded_size * (size_t)context->options.threads;
     if (converted + padded > 0) {
@@ -175,7 +175,7 @@ plx_status plx_matmul_blas(plx_context *context, const void *arguments)
         scratch += padded;
     }
     size_t bias_stride = a->n;
-    if (a->bias) job.bias = as_f32(context, a->b_type, a->bias, 1, a->n, &bias_stride, &scratch);
+    if (a->bias) job.bias = as_f32(context, a->bias_type, a->bias, 1, a->n, &bias_stride, &scratch);
     if (a->k == 0) {
         empty_product(a, job.bias);
         return PLX_OK;

@@ -69,7 +69,8 @@ typedef struct plx_matmul_args {
     size_t lda, ldb, ldc;          /* row strides of the arrays as stored */
     bool transpose_a, transpose_b; /* stored [K,M], [N,K] */
     double beta;                   /* 0: C is not read */
-    const void *bias;              /* [N] of b_type, added to every row; or NULL */
+    const void *bias;              /* [N] of bias_type, added to every row; or NULL */
+    plx_type bias_type;
     bool bf16;                     /* f32 operands may be rounded to bf16, sums stay f32 (train.precision) */
 } plx_matmul_args;
 extern const plx_op plx_op_matmul;
@@ -103,7 +104,8 @@ extern const plx_op plx_op_norm_backward;
 
 /* ---- rope: turns pairs of components by position * frequency, in place ----
  * x is [tokens, heads, head_dim]. halves: component i pairs with i + pairs, i < pairs. chunks: components 3c and
- * 3c+1, c < pairs. (a, b) -> (a cos - b sin, a sin + b cos); inverse turns back (which is also the backward). */
+ * 3c+1, c < pairs. (a, b) -> (a cos - b sin, a sin + b cos); inverse turns by -angle, which is the backward; with
+ * a table of longer cosines and sines (magnitude) the pair grows both ways. */
 typedef enum plx_rope_layout { PLX_ROPE_HALVES, PLX_ROPE_CHUNKS } plx_rope_layout;
 typedef struct plx_rope_args {
     plx_type type;
@@ -115,6 +117,7 @@ typedef struct plx_rope_args {
     const void *cosine, *sine;     /* [table_rows, pairs] of `type` */
     size_t table_rows;
     const double *frequency;       /* [pairs], for positions beyond the table */
+    double magnitude;              /* of the cosines and sines beyond the table, which holds it already; 0: 1 */
 } plx_rope_args;
 extern const plx_op plx_op_rope;
 

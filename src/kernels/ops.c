@@ -58,7 +58,7 @@ PLX_CPU_DECLARE(plx_matmul)
 static bool accepts_product(const void *arguments)
 {
     const plx_matmul_args *a = arguments;
-    return a->a_type != PLX_F64 && a->b_type != PLX_F64 && a->c_type == PLX_F32;
+    return a->a_type != PLX_F64 && a->b_type != PLX_F64 && a->bias_type != PLX_F64 && a->c_type == PLX_F32;
 }
 /* Of compilers' vectors OpenBLAS's kernels are the better half, where they keep what x W^T promises. */
 static const plx_kernel matmul_kernels[] = {

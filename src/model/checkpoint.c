@@ -2,6 +2,7 @@
  * above 4 GB), generation_config.json. */
 #include "io/files.h"
 #include "io/safetensors.h"
+#include "model/families/family.h"
 #include "model/params_list.h"
 
 #include <stdio.h>
@@ -126,25 +127,6 @@ plx_status plx_model_save(plx_model *model, const char *directory)
 
 /* ---- reading ---- */
 
-static plx_status check_shape(plx_context *context, const char *path, const plx_param *param,
-                              const plx_safetensor *tensor)
-{
-    bool same = tensor->rank == param->rank;
-    for (size_t i = 0; same && i < param->rank; i++) same = tensor->shape[i] == param->shape[i];
-    if (!tensor->readable)
-        return plx_fail(context, PLX_ERROR_UNSUPPORTED, "%s: tensor %s is of type %s; F32, F64, F16 and BF16 are read",
-                        path, param->name, tensor->dtype);
-    if (same) return PLX_OK;
-    char shape[128] = "";
-    for (size_t i = 0; i < tensor->rank && i < 8; i++)
-        snprintf(shape + strlen(shape), sizeof shape - strlen(shape), "%s%zu", i > 0 ? ", " : "", tensor->shape[i]);
-    if (param->rank == 1)
-        return plx_fail(context, PLX_ERROR_FORMAT, "%s: tensor %s has shape [%s] and config.json asks for [%zu]", path,
-                        param->name, shape, param->shape[0]);
-    return plx_fail(context, PLX_ERROR_FORMAT, "%s: tensor %s has shape [%s] and config.json asks for [%zu, %zu]", path,
-                    param->name, shape, param->shape[0], param->shape[1]);
-}
-
 plx_status plx_tensor_read_into(plx_context *context, plx_safetensors *file, const plx_safetensor *tensor, void *device,
                                 plx_type type)
 {
@@ -164,103 +146,26 @@ plx_status plx_tensor_read_into(plx_context *context, plx_safetensors *file, con
     return status;
 }
 
-/* The tensors of one file that the model has; marks them in `found`. */
-static plx_status read_file(plx_model *model, const char *path, bool *found)
-{
-    plx_context *context = model->context;
-    plx_safetensors *file;
-    PLX_TRY(plx_safetensors_open(context, path, &file));
-    plx_status status = PLX_OK;
-    for (size_t i = 0; i < plx_safetensors_count(file) && status == PLX_OK; i++) {
-        const plx_safetensor *tensor = plx_safetensors_at(file, i);
-        size_t at = 0;
-        while (at < model->param_count && strcmp(model->params[at]->name, tensor->name) != 0) at++;
-        if (at == model->param_count) {
-            bool tied = strcmp(tensor->name, "lm_head.weight") == 0 && model->config.tie_word_embeddings;
-            if (!tied)
-                status = plx_fail(context, PLX_ERROR_FORMAT,
-                                  "%s: tensor %.100s does not belong to the model of config.json", path, tensor->name);
-            continue;
-        }
-        plx_param *param = model->params[at];
-        status = check_shape(context, path, param, tensor);
-        if (status == PLX_OK) status = plx_tensor_read_into(context, file, tensor, param->data, param->type);
-        found[at] = true;
-    }
-    plx_safetensors_close(file);
-    return status;
-}
-
-/* Calls visit for each safetensors file of the directory, once. */
-static plx_status each_file(plx_context *context, const char *directory,
-                            plx_status (*visit)(void *user, const char *path), void *user)
-{
-    char *index = plx_format(context, "%s/model.safetensors.index.json", directory);
-    char *single = plx_format(context, "%s/model.safetensors", directory);
-    plx_node *root = NULL;
-    plx_status status = index != NULL && single != NULL ? PLX_OK : plx_context_error(context)->code;
-    if (status == PLX_OK && !plx_file_exists(index)) {
-        status = visit(user, single);
-    } else if (status == PLX_OK && (status = plx_node_read_json(context, index, &root)) == PLX_OK) {
-        const plx_node *map = plx_node_find(root, "weight_map");
-        if (map == NULL || map->kind != PLX_NODE_MAP)
-            status = plx_fail(context, PLX_ERROR_FORMAT, "%s: there is no mapping weight_map", index);
-        for (const plx_node *item = status == PLX_OK ? map->child : NULL; item != NULL && status == PLX_OK;
-             item = item->next) {
-            if (item->kind != PLX_NODE_STRING || strchr(item->text, '/') != NULL || item->text[0] == '.') {
-                status = plx_fail(context, PLX_ERROR_FORMAT, "%s: weight_map: '%.60s' names no file of this directory",
-                                  index, item->key);
-                break;
-            }
-            bool seen = false;
-            for (const plx_node *earlier = map->child; earlier != item && !seen; earlier = earlier->next)
-                seen = strcmp(earlier->text, item->text) == 0;
-            if (seen) continue;
-            char *path = plx_format(context, "%s/%s", directory, item->text);
-            status = path != NULL ? visit(user, path) : plx_context_error(context)->code;
-            plx_free(context, path);
-        }
-    }
-    plx_node_free(context, root);
-    plx_free(context, index);
-    plx_free(context, single);
-    return status;
-}
-
-typedef struct reading { plx_model *model; bool *found; } reading;
-static plx_status visit_read(void *user, const char *path)
-{
-    reading *state = user;
-    return read_file(state->model, path, state->found);
-}
-
 plx_status plx_model_read(plx_model *model, const char *directory)
 {
-    plx_context *context = model->context;
-    reading state = {model, plx_alloc_array(context, model->param_count, sizeof(bool))};
-    if (state.found == NULL) return plx_context_error(context)->code;
-    plx_status status = each_file(context, directory, visit_read, &state);
-    for (size_t i = 0; i < model->param_count && status == PLX_OK; i++)
-        if (!state.found[i])
-            status = plx_fail(context, PLX_ERROR_FORMAT, "%s: tensor %s is missing from the safetensors files",
-                              directory, model->params[i]->name);
-    plx_free(context, state.found);
+    plx_source source = {.context = model->context};
+    plx_status status = plx_store_open_directory(model->context, directory, &source.store);
+    if (status == PLX_OK) status = plx_source_read(&source, model);
+    plx_source_close(&source);
     return status;
 }
 
 /* With keep_stored_types, matrices stored in 16 bits stay so: their type is set before memory is laid out. */
-static plx_status visit_types(void *user, const char *path)
+static plx_status keep_types(plx_source *source, plx_model *model)
 {
-    plx_model *model = user;
-    plx_safetensors *file;
-    PLX_TRY(plx_safetensors_open(model->context, path, &file));
-    for (size_t i = 0; i < plx_safetensors_count(file); i++) {
-        const plx_safetensor *tensor = plx_safetensors_at(file, i);
-        plx_param *param = plx_model_find_param(model, tensor->name);
-        bool half = tensor->readable && (tensor->type == PLX_BF16 || tensor->type == PLX_F16);
-        if (param != NULL && param->rank == 2 && half) param->type = tensor->type;
+    for (size_t i = 0; i < model->param_count; i++) {
+        plx_param *param = model->params[i];
+        plx_source_tensor tensor;
+        plx_type type;
+        PLX_TRY(plx_source_find(source, model, param, &tensor));
+        bool half = plx_packing_plain(tensor.stored->packing, &type) && (type == PLX_BF16 || type == PLX_F16);
+        if (param->rank == 2 && half) param->type = type;
     }
-    plx_safetensors_close(file);
     return PLX_OK;
 }
 
@@ -298,29 +203,20 @@ plx_status plx_model_resolve(plx_context *context, const char *path, char **dire
 plx_status plx_model_load(plx_context *context, const char *path, const plx_model_options *options, plx_model **made)
 {
     plx_model_options defaults = {0};
-    plx_node *root = NULL;
+    plx_source source;
     plx_config config;
     plx_model *model = NULL;
-    char *directory = NULL, *file = NULL;
     *made = NULL;
     if (options == NULL) options = &defaults;
-    PLX_TRY(plx_model_resolve(context, path, &directory));
-    plx_status status = PLX_OK;
-    file = plx_format(context, "%s/config.json", directory);
-    if (file == NULL) status = plx_context_error(context)->code;
-    if (status == PLX_OK) status = plx_node_read_json(context, file, &root);
-    if (status == PLX_OK) status = plx_config_parse(context, root, &config);
+    plx_status status = plx_source_open(context, path, &source);
+    if (status == PLX_OK) status = plx_config_parse(context, source.config, &config);
     if (status == PLX_OK) status = plx_model_outline(context, &config, options->type, &model);
-    if (status == PLX_OK && options->keep_stored_types) status = each_file(context, directory, visit_types, model);
+    if (status == PLX_OK) status = plx_source_open_tensors(&source);
+    if (status == PLX_OK && options->keep_stored_types) status = keep_types(&source, model);
     if (status == PLX_OK) status = plx_model_allocate(model);
-    if (status == PLX_OK) status = plx_model_read(model, directory);
-    plx_node_free(context, root);
-    plx_free(context, file);
-    plx_free(context, directory);
-    if (status != PLX_OK) {
-        plx_model_free(model);
-        return status;
-    }
-    *made = model;
-    return PLX_OK;
+    if (status == PLX_OK) status = plx_source_read(&source, model);
+    plx_source_close(&source);
+    if (status == PLX_OK) *made = model;
+    else plx_model_free(model);
+    return status;
 }

@@ -66,8 +66,10 @@ static plx_status read_top(plx_keys *keys, plx_config *config)
     PLX_TRY(plx_keys_bool(keys, "rope", &config->rope));
     PLX_TRY(plx_keys_real(keys, "rope_theta", &config->rope_theta, 1.0, 1e12));
     PLX_TRY(plx_keys_real(keys, "partial_rotary_factor", &config->partial_rotary_factor, 0.0, 1.0));
+    config->rope_scaling.magnitude = 1;
     if (plx_keys_has(keys, "rope_scaling"))
-        return plx_keys_fail(keys, "rope_scaling", "RoPE scaling is not supported by this version; only null is");
+        PLX_TRY(plx_rope_scaling_parse(keys->context, plx_keys_node(keys, "rope_scaling"),
+                                       config->max_position_embeddings, &config->rope_scaling));
 
     choice = 0;
     PLX_TRY(plx_keys_choice(keys, "norm", "rms|layer", &choice));
@@ -115,6 +117,7 @@ static plx_status read_shape(plx_keys *keys, const plx_config *config, plx_layer
         .rope = config->rope,
         .rope_theta = config->rope_theta,
         .partial_rotary_factor = config->partial_rotary_factor,
+        .rope_scaling = config->rope_scaling,
         .qk_norm = config->qk_norm,
         .attention_bias = config->attention_bias,
         .attention_out_bias = config->attention_out_bias,
@@ -268,14 +271,15 @@ json_t *plx_config_describe(const plx_config *config)
         }
     if (layers == NULL) return NULL;
     return json_pack(
-        "{s:s, s:[s], s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:f, s:f, s:n, s:s, s:f, s:s, s:b, s:b, s:b, s:b, s:b, "
+        "{s:s, s:[s], s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:f, s:f, s:o, s:s, s:f, s:s, s:b, s:b, s:b, s:b, s:b, "
         "s:b, s:f, s:s, s:o, s:o*, s:o, s:o, s:o}",
         "model_type", "plexus", "architectures", "PlexusForCausalLM", "vocab_size", (json_int_t)config->vocab_size,
         "hidden_size", (json_int_t)config->hidden_size, "intermediate_size", (json_int_t)config->intermediate_size,
         "num_attention_heads", (json_int_t)config->num_attention_heads, "num_key_value_heads",
         (json_int_t)config->num_key_value_heads, "head_dim", (json_int_t)config->head_dim, "max_position_embeddings",
         (json_int_t)config->max_position_embeddings, "rope", config->rope, "rope_theta", config->rope_theta,
-        "partial_rotary_factor", config->partial_rotary_factor, "rope_scaling", "norm",
+        "partial_rotary_factor", config->partial_rotary_factor, "rope_scaling",
+        plx_rope_scaling_describe(&config->rope_scaling), "norm",
         config->norm_layer ? "layer" : "rms", "norm_eps", config->norm_eps, "hidden_act",
         config->gelu ? "gelu" : "silu", "tie_word_embeddings", config->tie_word_embeddings, "attention_bias",
         config->attention_bias, "attention_out_bias", config->attention_out_bias, "mlp_bias", config->mlp_bias,

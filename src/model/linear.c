@@ -35,6 +35,7 @@ static plx_status forward(plx_run *run, const plx_linear *linear, const void *x,
         .lda = linear->in, .ldb = linear->in, .ldc = linear->out,
         .transpose_b = true, .beta = beta, .bf16 = run->bf16,
         .bias = linear->bias != NULL ? linear->bias->data : NULL,
+        .bias_type = linear->bias != NULL ? linear->bias->type : PLX_F32,
     };
     PLX_TRY(plx_run_op(run, &plx_op_matmul, &args));
     return plx_adapter_forward(run, linear, x, rows, y);

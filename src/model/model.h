@@ -40,6 +40,7 @@ typedef struct plx_config {
     size_t max_position_embeddings;
     bool rope;
     double rope_theta, partial_rotary_factor;
+    plx_rope_scaling rope_scaling;
     bool norm_layer;
     double norm_eps;
     bool gelu, tie_word_embeddings, attention_bias, attention_out_bias, mlp_bias, qk_norm, parallel_residual;
@@ -59,6 +60,12 @@ plx_status plx_config_parse(plx_context *context, const plx_node *root, plx_conf
 /* Every key, resolved, as JSON; NULL when memory is short. */
 json_t *plx_config_describe(const plx_config *config);
 void plx_config_release(plx_context *context, plx_config *config);
+/* rope_scaling of a config (rope.c): an object in Hugging Face's words; max_positions is the default of
+ * original_max_position_embeddings. */
+plx_status plx_rope_scaling_parse(plx_context *context, const plx_node *node, size_t max_positions,
+                                  plx_rope_scaling *scaling);
+/* The object resolved, null for none; NULL when memory is short. */
+json_t *plx_rope_scaling_describe(const plx_rope_scaling *scaling);
 
 struct plx_model {
     plx_context *context;

@@ -1,4 +1,4 @@
-/* params.c - making a model's layers, tensors and RoPE tables from its config, and giving them memory. */
+/* params.c - making a model's layers and tensors from its config, and giving them memory. */
 #include "model/params_list.h"
 
 #include "core/random.h"
@@ -40,95 +40,6 @@ plx_status plx_params_add(plx_params *params, const char *name, size_t rank, siz
         if (strcmp(model->params[i]->name, made->name) == 0)
             return plx_fail(context, PLX_ERROR_INTERNAL, "the tensor %s is defined twice", made->name);
     return PLX_OK;
-}
-
-plx_status plx_params_rope(plx_params *params, plx_rope_layout layout, size_t head_dim, size_t pairs, double theta,
-                           const plx_rope **rope)
-{
-    plx_model *model = params->model;
-    plx_context *context = model->context;
-    *rope = NULL;
-    if (pairs == 0) return PLX_OK;
-    for (size_t i = 0; i < model->rope_count; i++) {
-        const plx_rope *old = model->ropes[i];
-        if (old->layout == layout && old->head_dim == head_dim && old->pairs == pairs && old->theta == theta) {
-            *rope = old;
-            return PLX_OK;
-        }
-    }
-    plx_rope **grown =
-        plx_grow(context, model->ropes, model->rope_count * sizeof *grown, (model->rope_count + 1) * sizeof *grown);
-    if (grown == NULL) return plx_context_error(context)->code;
-    model->ropes = grown;
-    plx_rope *made = plx_alloc(context, sizeof *made);
-    if (made == NULL) return plx_context_error(context)->code;
-    *made = (plx_rope){.layout = layout,
-                       .head_dim = head_dim,
-                       .pairs = pairs,
-                       .theta = theta,
-                       .rows = model->config.max_position_embeddings < 65536 ? model->config.max_position_embeddings
-                                                                             : 65536};
-    model->ropes[model->rope_count++] = made;
-    *rope = made;
-    return PLX_OK;
-}
-
-double plx_rope_frequency(const plx_rope *rope, size_t pair)
-{
-    double exponent = rope->layout == PLX_ROPE_HALVES ? (double)pair / (double)rope->pairs
-                                                      : 3.0 * (double)pair / (double)rope->head_dim;
-    return pow(rope->theta, -exponent);
-}
-
-/* Tables are computed in double and rounded once. */
-static plx_status fill_rope(plx_context *context, plx_rope *rope, plx_type type)
-{
-    size_t count = rope->rows * rope->pairs, bytes = count * plx_type_size(type);
-    plx_status status = PLX_OK;
-    double *frequency = plx_alloc_array(context, rope->pairs, sizeof *frequency);
-    void *cosine = plx_alloc(context, bytes), *sine = plx_alloc(context, bytes);
-    if (frequency == NULL || cosine == NULL || sine == NULL) {
-        status = plx_context_error(context)->code;
-        goto done;
-    }
-    for (size_t i = 0; i < rope->pairs; i++) frequency[i] = plx_rope_frequency(rope, i);
-    for (size_t i = 0; i < count; i++) {
-        double angle = (double)(i / rope->pairs) * frequency[i % rope->pairs];
-        plx_put(cosine, type, i, cos(angle));
-        plx_put(sine, type, i, sin(angle));
-    }
-    PLX_TRY_GOTO(status, done, plx_device_alloc(context, rope->pairs * sizeof(double), (void **)&rope->frequency));
-    PLX_TRY_GOTO(status, done, plx_device_alloc(context, bytes, &rope->cosine));
-    PLX_TRY_GOTO(status, done, plx_device_alloc(context, bytes, &rope->sine));
-    plx_device_upload(context, rope->frequency, frequency, rope->pairs * sizeof(double));
-    plx_device_upload(context, rope->cosine, cosine, bytes);
-    plx_device_upload(context, rope->sine, sine, bytes);
-done:
-    plx_free(context, frequency);
-    plx_free(context, cosine);
-    plx_free(context, sine);
-    return status;
-}
-
-plx_status plx_rope_apply(plx_run *run, const plx_rope *rope, void *x, size_t heads, bool inverse)
-{
-    if (rope == NULL) return PLX_OK;
-    plx_rope_args args = {
-        .type = run->type,
-        .x = x,
-        .tokens = run->tokens,
-        .heads = heads,
-        .head_dim = rope->head_dim,
-        .pairs = rope->pairs,
-        .layout = rope->layout,
-        .inverse = inverse,
-        .position = run->position,
-        .cosine = rope->cosine,
-        .sine = rope->sine,
-        .table_rows = rope->rows,
-        .frequency = rope->frequency,
-    };
-    return plx_run_op(run, &plx_op_rope, &args);
 }
 
 plx_status plx_model_outline(plx_context *context, plx_config *config, plx_type type, plx_model **made)
@@ -234,7 +145,7 @@ plx_status plx_model_allocate(plx_model *model)
     PLX_TRY(plx_memory_check(model->context, bytes, "the model's weights"));
     PLX_TRY(plx_device_alloc(model->context, bytes, &model->weights));
     plx_params_layout(model, PLX_SLAB_WEIGHTS, model->weights);
-    for (size_t i = 0; i < model->rope_count; i++) PLX_TRY(fill_rope(model->context, model->ropes[i], model->type));
+    for (size_t i = 0; i < model->rope_count; i++) PLX_TRY(plx_rope_fill(model->context, model->ropes[i], model->type));
     return PLX_OK;
 }
 

@@ -22,11 +22,24 @@ typedef struct plx_param {
     void *moment1, *moment2; /* the optimiser's; NULL when frozen or not training */
 } plx_param;
 
+/* config.json's rope_scaling, resolved: how a model made for short texts turns longer ones (rope.c has the formulas).
+ * All zero: not at all. */
+typedef enum plx_rope_kind { PLX_ROPE_PLAIN, PLX_ROPE_LINEAR, PLX_ROPE_YARN, PLX_ROPE_LLAMA3 } plx_rope_kind;
+typedef struct plx_rope_scaling {
+    int kind;              /* plx_rope_kind */
+    int truncate;          /* yarn: the ramp begins and ends at whole pairs */
+    double factor, original; /* original: positions that the model was first made for */
+    double low, high;      /* llama3: low_freq_factor, high_freq_factor; yarn: beta_slow, beta_fast */
+    double magnitude;      /* yarn: attention_factor: turned pairs are longer by this; else 1 */
+} plx_rope_scaling;
+
 /* RoPE tables, shared by all layers with the same numbers. */
 typedef struct plx_rope {
     plx_rope_layout layout;
     size_t pairs, rows;
-    double theta; /* frequency of pair i: theta^(-2i / (2 pairs)) for halves, theta^(-3i / head_dim) for chunks */
+    double theta; /* frequency of pair i, before scaling: theta^(-i / pairs) for halves, theta^(-3i / head_dim) for
+                     chunks */
+    plx_rope_scaling scaling;
     size_t head_dim;
     void *cosine, *sine;  /* device */
     double *frequency;    /* device */
@@ -41,6 +54,7 @@ typedef struct plx_layer_shape {
     size_t max_positions;
     bool rope;
     double rope_theta, partial_rotary_factor;
+    plx_rope_scaling rope_scaling;
     bool qk_norm, attention_bias, attention_out_bias;
     bool norm_layer;            /* LayerNorm instead of RMSNorm */
     double norm_eps;
@@ -54,8 +68,9 @@ typedef struct plx_layer_shape {
  * model. rank 1 or 2: shape [rows] or [rows, columns]. */
 plx_status plx_params_add(plx_params *params, const char *name, size_t rank, size_t rows, size_t columns, plx_init init,
                           bool decay, plx_param **param);
-/* RoPE tables for these numbers. `rotary` is the number of components turned (halves: 2 * pairs). */
-plx_status plx_params_rope(plx_params *params, plx_rope_layout layout, size_t head_dim, size_t pairs, double theta,
+/* RoPE tables for the layer's head_dim, rope_theta and rope_scaling that turn `pairs` pairs of components of each
+ * head; none (NULL) for 0 pairs. */
+plx_status plx_params_rope(plx_params *params, const plx_layer_shape *shape, plx_rope_layout layout, size_t pairs,
                            const plx_rope **rope);
 
 /* ---- linear: y = x W^T + b, the one way that modules multiply by weights (adapters have their place here) ---- */

@@ -20,7 +20,9 @@ void plx_model_zero_gradients(plx_model *model);
 plx_status plx_memory_check(plx_context *context, size_t bytes, const char *what);
 /* ERROR_VALUE for a target of the adapter that no projection has. */
 plx_status plx_adapter_check(const plx_params *params);
-/* Radians a position for pair i. */
+/* Radians a position for pair i, scaled. */
 double plx_rope_frequency(const plx_rope *rope, size_t pair);
+/* Makes the tables (rope's device memory) in the model's type. */
+plx_status plx_rope_fill(plx_context *context, plx_rope *rope, plx_type type);
 
 #endif

@@ -1,4 +1,5 @@
 /* plan.c - what a model and its training need, found by running the model's own code dry. */
+#include "model/families/family.h"
 #include "model/params_list.h"
 #include "model/passes.h"
 
@@ -103,16 +104,11 @@ plx_status plx_plan_config(plx_context *context, const plx_node *root, size_t ro
 
 plx_status plx_plan_model(plx_context *context, const char *path, size_t rows, size_t length, plx_plan *plan)
 {
-    plx_node *root = NULL;
-    char *directory = NULL;
+    plx_source source;
     *plan = (plx_plan){0};
-    PLX_TRY(plx_model_resolve(context, path, &directory));
-    char *file = plx_format(context, "%s/config.json", directory);
-    plx_status status = file != NULL ? plx_node_read_json(context, file, &root) : plx_context_error(context)->code;
-    if (status == PLX_OK) status = plx_plan_config(context, root, rows != 0 ? rows : 1, length, 0, plan);
-    plx_node_free(context, root);
-    plx_free(context, file);
-    plx_free(context, directory);
+    plx_status status = plx_source_open(context, path, &source);
+    if (status == PLX_OK) status = plx_plan_config(context, source.config, rows != 0 ? rows : 1, length, 0, plan);
+    plx_source_close(&source);
     return status;
 }
 

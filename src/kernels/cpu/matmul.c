@@ -103,7 +103,7 @@ plx_status PLX_CPU(plx_matmul)(plx_context *context, const void *arguments)
     job.left = job.panels + panels;
     job.bias = job.left + left;
     for (size_t j = 0; a->bias != NULL && j < bias; j += PLX_VW)
-        vf_store(job.bias + j, j < a->n ? product_load(a->bias, a->b_type, j, a->n - j) : vf_set(0));
+        vf_store(job.bias + j, j < a->n ? product_load(a->bias, a->bias_type, j, a->n - j) : vf_set(0));
     if (job.shared) plx_parallel_for(context, job.all_panels, pack_task, &job);
     plx_parallel_for(context, across * job.tasks_down, task, &job);
     return PLX_OK;

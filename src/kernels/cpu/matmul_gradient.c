@@ -108,7 +108,7 @@ plx_status PLX_CPU(plx_matmul_gradient)(plx_context *context, const plx_matmul_a
     if (a->bias != NULL) {
         float *padded = job.memory + packed;
         for (size_t j = 0; j < bias; j += PLX_VW)
-            vf_store(padded + j, j < a->n ? product_load(a->bias, a->b_type, j, a->n - j) : vf_set(0));
+            vf_store(padded + j, j < a->n ? product_load(a->bias, a->bias_type, j, a->n - j) : vf_set(0));
         job.bias = padded;
     }
     if (job.shares > 1) job.parts = job.memory + packed + bias;

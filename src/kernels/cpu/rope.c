@@ -33,6 +33,7 @@ static void rope_part(void *argument, size_t index, int thread)
     const rope_job *job = argument;
     const plx_rope_args *a = job->a;
     size_t rows = plx_part_rows(a->heads * a->head_dim), end = plx_part_end(a->tokens, rows, index);
+    double magnitude = a->magnitude > 0 ? a->magnitude : 1;
     float sign = a->inverse ? -1.0f : 1.0f;
     for (size_t token = index * rows; token < end; token++) {
         size_t position = (size_t)a->position[token];
@@ -41,8 +42,8 @@ static void rope_part(void *argument, size_t index, int thread)
         if (position >= a->table_rows) {
             float *angles = job->beyond + (size_t)thread * 2 * a->pairs;
             for (size_t i = 0; i < a->pairs; i++) {
-                angles[i] = (float)cos((double)position * a->frequency[i]);
-                angles[a->pairs + i] = (float)sin((double)position * a->frequency[i]);
+                angles[i] = (float)(magnitude * cos((double)position * a->frequency[i]));
+                angles[a->pairs + i] = (float)(magnitude * sin((double)position * a->frequency[i]));
             }
             cosine = angles;
             sine = angles + a->pairs;

@@ -13,7 +13,7 @@ plx_status plx_matmul_ref(plx_context *context, const void *arguments)
             for (size_t p = 0; p < a->k; p++)
                 sum += plx_ref_get(a->a, a->a_type, i * a_row + p * a_column) *
                        plx_ref_get(a->b, a->b_type, p * b_row + j * b_column);
-            if (a->bias) sum += plx_ref_get(a->bias, a->b_type, j);
+            if (a->bias) sum += plx_ref_get(a->bias, a->bias_type, j);
             if (a->beta != 0) sum += a->beta * plx_ref_get(a->c, a->c_type, i * a->ldc + j);
             plx_ref_put(a->c, a->c_type, i * a->ldc + j, sum);
         }

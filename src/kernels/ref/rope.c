@@ -7,6 +7,7 @@ plx_status plx_rope_ref(plx_context *context, const void *arguments)
 {
     (void)context;
     const plx_rope_args *a = arguments;
+    double magnitude = a->magnitude > 0 ? a->magnitude : 1;
     bool halves = a->layout == PLX_ROPE_HALVES;
     for (size_t token = 0; token < a->tokens; token++) {
         size_t position = (size_t)a->position[token];
@@ -16,8 +17,8 @@ plx_status plx_rope_ref(plx_context *context, const void *arguments)
                 cosine = plx_ref_get(a->cosine, a->type, position * a->pairs + pair);
                 sine = plx_ref_get(a->sine, a->type, position * a->pairs + pair);
             } else {
-                cosine = cos((double)position * a->frequency[pair]);
-                sine = sin((double)position * a->frequency[pair]);
+                cosine = magnitude * cos((double)position * a->frequency[pair]);
+                sine = magnitude * sin((double)position * a->frequency[pair]);
             }
             if (a->inverse) sine = -sine;
             for (size_t head = 0; head < a->heads; head++) {

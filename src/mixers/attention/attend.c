@@ -13,7 +13,7 @@ plx_status plx_turn_define(plx_params *params, const plx_layer_shape *shape, plx
     if (shape->qk_norm) PLX_TRY(plx_norm_define(params, &turn->norm, name, shape->head_dim, false, shape->norm_eps));
     size_t pairs = (size_t)((double)shape->head_dim * shape->partial_rotary_factor) / 2;
     if (!shape->rope || pairs == 0) return PLX_OK;
-    return plx_params_rope(params, PLX_ROPE_HALVES, shape->head_dim, pairs, shape->rope_theta, &turn->rope);
+    return plx_params_rope(params, shape, PLX_ROPE_HALVES, pairs, &turn->rope);
 }
 
 plx_status plx_turn_forward(plx_run *run, const plx_turn *turn, size_t heads, const void *raw, void *turned,

@@ -127,7 +127,7 @@ static plx_status gate_forward(plx_run *run, const grassmann *self, size_t half,
         .m = run->tokens, .n = hidden, .k = hidden,
         .lda = hidden, .ldb = 2 * hidden, .ldc = hidden,
         .transpose_b = true, .beta = half == 0 ? 0.0 : 1.0,
-        .bias = half == 0 ? self->gate.bias->data : NULL,
+        .bias = half == 0 ? self->gate.bias->data : NULL, .bias_type = self->gate.bias->type,
         .bf16 = run->bf16,
     };
     return plx_run_op(run, &plx_op_matmul, &args);

@@ -116,7 +116,7 @@ static plx_status define_turns(plx_params *params, const plx_layer_shape *shape,
     PLX_TRY(plx_turn_define(params, &own, &layer->roles[K].turn, "mixer.k_norm"));
     if (!rope || !det) return PLX_OK;
     const plx_rope *chunks;
-    PLX_TRY(plx_params_rope(params, PLX_ROPE_CHUNKS, shape->head_dim, shape->head_dim / 3, shape->rope_theta, &chunks));
+    PLX_TRY(plx_params_rope(params, shape, PLX_ROPE_CHUNKS, shape->head_dim / 3, &chunks));
     layer->roles[Q].turn.rope = layer->roles[K].turn.rope = layer->roles[K2].turn.rope = chunks;
     return PLX_OK;
 }
