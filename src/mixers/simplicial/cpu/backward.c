@@ -1,8 +1,8 @@
 /* backward.c - fast 2-simplicial attention, backward. Layout as in lanes.h. For each block of lanes, with
  * X = q o k' * scale * log2(e), Y = dO * v', D = dO . O, and a tile of rows j, the logits are computed again:
  *     P^T  = 2^(K X^T - lse * log2(e))     dA^T = P^T * ln(2) (V Y^T - D)
- *     W^T += V^T P^T                       U^T += K^T dA^T                  lanes are columns
- *     dV  += P^T Y                         dK  += dA^T X                    components are columns
+ *     W  += P V                            U  += dA K                       rows are lanes
+ *     dV += P^T Y                          dK += dA^T X                     rows are j
  * and a block's W and U give dv' += W * dO, dk' += U o q and dq += U o k'. The ln(2) in dA undoes the log2(e) in X.
  *
  * Tasks are fixed chunks of queries. Each has sums of its own for dk, dv (its queries and w1 before them) and dk', dv'
@@ -17,18 +17,20 @@
 /* A task's private sums, in scratch shared by all threads. */
 typedef struct partial {
     int64_t base1, base2;
-    size_t count1, count2, row2;
+    size_t count1, count2;
     float *dk, *dv;               /* [count1, width] */
-    float *dk2_turned, *dv2_turned; /* [d, row2] */
+    float *dk2, *dv2;             /* [count2, width] */
 } partial;
 
 typedef struct memory {
     float *panels;
-    float *x_turned, *y_turned;   /* [d, LANE_ROW] */
+    float *x_turned, *y_turned;   /* [d, LANES] */
     float *x, *y;                 /* [LANES, width] */
     float *p, *da;                /* [ROWS_MOST, LANES] */
-    float *w, *u;                 /* [d, LANES] and a margin */
-    float minus_lse[LANE_ROW], minus_delta[LANE_ROW]; /* times log2(e) and ln(2) */
+    float *w, *u;                 /* [LANES, width] */
+    float *q, *dout, *dq;         /* [width], of the (query, head) in work; q times scale * log2(e) */
+    float *q_moved, *u_moved, *k2_moved; /* [2, width]: for det, the components moved round */
+    float minus_lse[LANES], minus_delta[LANES]; /* times log2(e) and ln(2) */
     block block;
 } memory;
 
@@ -48,7 +50,7 @@ INLINE void score_tile(const size_t R, const size_t V, const block *at, operand 
     vf s[12][TILE_VECTORS];
     UNROLL for (size_t i = 0; i < V; i++)
         UNROLL for (size_t r = 0; r < R; r++) s[r][i] = vf_load(m->minus_lse + lane + i * PLX_VW);
-    tile_products(R, V, k, m->x_turned + lane, LANE_ROW, d, s);
+    tile_products(R, V, k, m->x_turned + lane, LANES, d, s);
     UNROLL for (size_t r = 0; r < R; r++)
         UNROLL for (size_t i = 0; i < V; i++) s[r][i] = tile_exp2(s[r][i]);
     if (lanes_masked(at, row, R)) {
@@ -60,7 +62,7 @@ INLINE void score_tile(const size_t R, const size_t V, const block *at, operand 
         UNROLL for (size_t i = 0; i < V; i++) vf_store(p + r * LANES + i * PLX_VW, s[r][i]);
     UNROLL for (size_t i = 0; i < V; i++)
         UNROLL for (size_t r = 0; r < R; r++) s[r][i] = vf_load(m->minus_delta + lane + i * PLX_VW);
-    tile_products(R, V, v, m->y_turned + lane, LANE_ROW, d, s);
+    tile_products(R, V, v, m->y_turned + lane, LANES, d, s);
     UNROLL for (size_t r = 0; r < R; r++)
         UNROLL for (size_t i = 0; i < V; i++)
             vf_store(da + r * LANES + i * PLX_VW, s[r][i] * vf_load(p + r * LANES + i * PLX_VW));
@@ -94,7 +96,7 @@ static void build(const chunk *c, const job *j, memory *m)
         const segment *s = &at->segment[i];
         const float *q = lanes_at(c, p->q, s->query, s->head), *dout = lanes_at(c, j->args->dout, s->query, s->head);
         const float *out = lanes_at(c, j->args->out, s->query, s->head);
-        size_t row = (c->b * p->sequence.length + s->query) * p->heads + c->g * c->group + s->head;
+        size_t row = (c->b * p->sequence.length + s->query) * p->heads + c->head + s->head;
         double delta = 0, lse = ((const float *)j->args->lse)[row];
         for (size_t l = 0; l < c->d; l++) delta += (double)out[l] * (double)dout[l];
         for (size_t n = 0; n < s->count; n++) {
@@ -106,83 +108,89 @@ static void build(const chunk *c, const job *j, memory *m)
             if (!det)
                 for (size_t l = 0; l < c->d; l++) x[l] = q[l] * factor * k2[l];
             else
-                for (size_t l = 0; l < c->d; l++) x[l] = m->x_turned[l * LANE_ROW + s->lane + n];
+                for (size_t l = 0; l < c->d; l++) x[l] = m->x_turned[l * LANES + s->lane + n];
         }
     }
     for (size_t n = at->lanes; n < at->vectors * PLX_VW; n++) m->minus_lse[n] = m->minus_delta[n] = 0;
 }
 
-/* to[l] += factor * sum over a segment's lanes of u o panel: dq of its (query, head). */
-static void gather(const chunk *c, const segment *s, const float *u, const float *turned, float factor, bool cross,
-                   float *to)
+/* next[c] and after[c]: the components of a that in det's cross product stand in for c; 0 beyond the last whole chunk. */
+static void move_round(const float *a, size_t d, float *next, float *after)
 {
-    size_t vectors = lanes_round(s->count) / PLX_VW, used = cross ? c->d / 3 * 3 : c->d;
-    for (size_t l = 0; l < used; l += PLX_VW) {
-        vf sums[PLX_VW];
-        for (size_t i = 0; i < PLX_VW; i++) {
-            sums[i] = vf_set(0);
-            if (l + i >= used) continue;
-            size_t one = l + i, two = l + i;
-            if (cross) lanes_cross(l + i, &one, &two);
-            const float *a = u + one * LANES + s->lane, *b = turned + two * c->row2 + s->k;
-            const float *minus_a = u + two * LANES + s->lane, *minus_b = turned + one * c->row2 + s->k;
-            for (size_t n = 0; n < vectors; n++) {
-                vf part = vf_load(a + n * PLX_VW) * vf_load(b + n * PLX_VW);
-                if (cross) part -= vf_load(minus_a + n * PLX_VW) * vf_load(minus_b + n * PLX_VW);
-                sums[i] += vf_select(tile_first_lanes(s->count - n * PLX_VW), part, vf_set(0));
-            }
-        }
-        float total[PLX_VW];
-        vf_store(total, tile_sums(sums));
-        for (size_t i = 0; i < PLX_VW && l + i < used; i++) to[l + i] += factor * total[i];
+    for (size_t l = 0; l + 3 <= d; l += 3) {
+        next[l] = after[l + 2] = a[l + 1];
+        next[l + 1] = after[l] = a[l + 2];
+        next[l + 2] = after[l + 1] = a[l];
     }
+    for (size_t l = d / 3 * 3; l < d; l++) next[l] = after[l] = 0;
 }
 
-/* turned[l][k of lane] += factor * (a o u)[l], over a segment's lanes: dk' and dv'. */
-static void scatter(const chunk *c, const segment *s, const float *a, const float *u, float factor, bool cross,
-                    float *turned)
+/* out[c] += a * b, or with det += a_next * b_after - a_after * b_next. */
+INLINE void add_product(vf *out, bool det, const float *a, const float *a_moved, const float *b, const float *b_moved,
+                        size_t width, size_t l)
 {
-    size_t used = cross ? c->d / 3 * 3 : c->d;
-    for (size_t l = 0; l < used; l++) {
-        size_t one = l, two = l;
-        if (cross) lanes_cross(l, &one, &two);
-        const float *plus = u + two * LANES + s->lane, *minus = u + one * LANES + s->lane;
-        vf x = vf_set(a[one] * factor), y = vf_set(a[two] * factor);
-        float *to = turned + l * c->row2 + s->k;
-        for (size_t n = 0; n < s->count; n += PLX_VW) {
-            vf part = x * vf_load(plus + n);
-            if (cross) part -= y * vf_load(minus + n);
-            vf_store(to + n, vf_load(to + n) + vf_select(tile_first_lanes(s->count - n), part, vf_set(0)));
+    if (!det) *out += vf_load(a + l) * vf_load(b + l);
+    else *out += vf_load(a_moved + l) * vf_load(b_moved + width + l) - vf_load(a_moved + width + l) * vf_load(b_moved + l);
+}
+
+/* What W and U of a segment's lanes give: dq += U o k' of its (query, head), dk' += q o U and dv' += W * dO of the
+ * tokens k. */
+INLINE void scatter_form(const bool det, const chunk *c, const job *j, const segment *s, memory *m, const partial *sums)
+{
+    const plx_simplicial_problem *p = c->p;
+    const float *q = lanes_at(c, p->q, s->query, s->head), *dout = lanes_at(c, j->args->dout, s->query, s->head);
+    size_t width = c->width;
+    float factor = (float)(p->scale * LOG2_E); /* the ln(2) is in U */
+    for (size_t l = 0; l < c->d; l++) {
+        m->q[l] = q[l] * factor;
+        m->dout[l] = dout[l];
+    }
+    if (det) move_round(m->q, c->d, m->q_moved, m->q_moved + width);
+    if (s->first) memset(m->dq, 0, width * sizeof *m->dq);
+    for (size_t i = 0; i < s->count; i++) {
+        const float *u = m->u + (s->lane + i) * width, *w = m->w + (s->lane + i) * width;
+        const float *k2 = c->k2 + (s->k + i) * width;
+        float *dk2 = sums->dk2 + (s->k + i) * width, *dv2 = sums->dv2 + (s->k + i) * width;
+        if (det) {
+            move_round(u, c->d, m->u_moved, m->u_moved + width);
+            move_round(k2, c->d, m->k2_moved, m->k2_moved + width);
+        }
+        for (size_t l = 0; l < width; l += PLX_VW) {
+            vf to_v2 = vf_load(dv2 + l), to_k2 = vf_load(dk2 + l), to_q = vf_load(m->dq + l);
+            to_v2 += vf_load(w + l) * vf_load(m->dout + l);
+            add_product(&to_k2, det, m->q, m->q_moved, u, m->u_moved, width, l);
+            add_product(&to_q, det, u, m->u_moved, k2, m->k2_moved, width, l);
+            vf_store(dv2 + l, to_v2);
+            vf_store(dk2 + l, to_k2);
+            vf_store(m->dq + l, to_q);
         }
     }
+    float *dq = (float *)j->args->dq + (q - (const float *)p->q);
+    for (size_t l = 0; s->last && l < c->d; l++) dq[l] = m->dq[l] * factor;
+}
+
+static void scatter(const chunk *c, const job *j, const segment *s, memory *m, const partial *sums)
+{
+    if (c->p->form == PLX_SIMPLICIAL_DET) scatter_form(true, c, j, s, m, sums);
+    else scatter_form(false, c, j, s, m, sums);
 }
 
 static void do_block(const chunk *c, const job *j, memory *m, const partial *sums)
 {
     const block *at = &m->block;
-    const plx_simplicial_problem *p = c->p;
-    bool det = p->form == PLX_SIMPLICIAL_DET;
-    float factor = (float)(p->scale * LOG2_E);
+    size_t first, count, vectors = c->width / PLX_VW;
     build(c, j, m);
-    size_t first, count;
-    for (size_t done = 0; (count = lanes_rows(at, done, &first)) > 0; done += count) {
-        operand k = {c->k + first * c->width, 1, c->width}, v = {c->v + first * c->width, 1, c->width};
-        operand weights = {m->p, LANES, 1}, da = {m->da, LANES, 1};
+    for (size_t done = 0; (count = lanes_rows(at, at->begin, lanes_rows_most(c->d), done, &first)) > 0; done += count) {
+        const float *k = c->k + first * c->width, *v = c->v + first * c->width;
+        operand weights = {m->p, LANES, 1}, turned_weights = {m->p, 1, LANES};
+        operand da = {m->da, LANES, 1}, turned_da = {m->da, 1, LANES};
         score(c, at, first, count, m);
-        tile_add(c->d, at->vectors, count, v, m->p, LANES, m->w, LANES, done > 0);
-        tile_add(c->d, at->vectors, count, k, m->da, LANES, m->u, LANES, done > 0);
-        tile_add(count, c->width / PLX_VW, at->lanes, weights, m->y, c->width, sums->dv + first * c->width, c->width,
-                 true);
-        tile_add(count, c->width / PLX_VW, at->lanes, da, m->x, c->width, sums->dk + first * c->width, c->width, true);
+        tile_add(at->lanes, vectors, count, turned_weights, v, c->width, m->w, c->width, done > 0);
+        tile_add(at->lanes, vectors, count, turned_da, k, c->width, m->u, c->width, done > 0);
+        tile_add(count, vectors, at->lanes, weights, m->y, c->width, sums->dv + first * c->width, c->width, true);
+        tile_add(count, vectors, at->lanes, da, m->x, c->width, sums->dk + first * c->width, c->width, true);
     }
-    for (size_t i = 0; i < at->segments; i++) {
-        const segment *s = &at->segment[i];
-        float *dq = (float *)j->args->dq + (lanes_at(c, p->q, s->query, s->head) - (const float *)p->q);
-        if (s->first) memset(dq, 0, c->d * sizeof *dq);
-        gather(c, s, m->u, c->k2_turned, factor, det, dq);
-        scatter(c, s, lanes_at(c, p->q, s->query, s->head), m->u, factor, det, sums->dk2_turned);
-        scatter(c, s, lanes_at(c, j->args->dout, s->query, s->head), m->w, 1, false, sums->dv2_turned);
-    }
+    for (size_t i = 0; i < at->segments; i++) scatter(c, j, &at->segment[i], m, sums);
 }
 
 static void do_chunk(void *argument, size_t index, int thread)
@@ -193,25 +201,32 @@ static void do_chunk(void *argument, size_t index, int thread)
     size_t query_end = query + j->queries < p->sequence.length ? query + j->queries : p->sequence.length;
     memory *m = (memory *)(j->scratch + (size_t)thread * j->stride);
     m->x_turned = (float *)(j->scratch + (size_t)thread * j->stride + lanes_bytes(sizeof *m));
-    m->y_turned = m->x_turned + p->head_dim * LANE_ROW;
-    m->x = m->y_turned + p->head_dim * LANE_ROW;
+    m->y_turned = m->x_turned + p->head_dim * LANES;
+    m->x = m->y_turned + p->head_dim * LANES;
     m->y = m->x + LANES * width;
     m->p = m->y + LANES * width;
     m->da = m->p + ROWS_MOST * LANES;
     m->w = m->da + ROWS_MOST * LANES;
-    m->u = m->w + p->head_dim * LANES + PLX_VW;
-    m->panels = m->u + p->head_dim * LANES + PLX_VW;
+    m->u = m->w + LANES * width;
+    m->q = m->u + LANES * width;
+    m->dout = m->q + width;
+    m->dq = m->dout + width;
+    m->q_moved = m->dq + width;
+    m->u_moved = m->q_moved + 2 * width;
+    m->k2_moved = m->u_moved + 2 * width;
+    m->panels = m->k2_moved + 2 * width;
     memset(m->x, 0, 2 * LANES * width * sizeof(float)); /* for the components beyond d */
+    memset(m->q, 0, 9 * width * sizeof(float));
 
     unsigned state = lanes_flush_denormals();
-    chunk c = lanes_chunk(p, row / p->kv_heads, row % p->kv_heads, query, query_end, m->panels);
+    chunk c = lanes_chunk(p, row / p->kv_heads, row % p->kv_heads, 0, 1, query, query_end, m->panels);
     partial *sums = &j->partials[index];
-    *sums = (partial){.base1 = c.base1, .base2 = c.base2, .count1 = c.count1, .count2 = c.count2, .row2 = c.row2,
-                      .dk = j->sums + index * j->partial_floats};
+    *sums = (partial){.base1 = c.base1, .base2 = c.base2, .count1 = c.count1, 
+                      .count2 = c.count2, .dk = j->sums + index * j->partial_floats};
     sums->dv = sums->dk + c.count1 * c.width;
-    sums->dk2_turned = sums->dv + c.count1 * c.width;
-    sums->dv2_turned = sums->dk2_turned + c.d * c.row2;
-    memset(sums->dk, 0, 2 * (c.count1 * c.width + c.d * c.row2) * sizeof(float));
+    sums->dk2 = sums->dv + c.count1 * c.width;
+    sums->dv2 = sums->dk2 + c.count2 * c.width;
+    memset(sums->dk, 0, 2 * (c.count1 + c.count2) * c.width * sizeof(float));
     cursor at = {.query = query};
     while (lanes_next(&c, &at, &m->block)) do_block(&c, j, m, sums);
     lanes_restore_denormals(state);
@@ -237,8 +252,8 @@ static void add_chunk(void *argument, size_t index, int thread)
             size_t i1 = seen1 ? (size_t)((int64_t)t - s->base1) : 0, i2 = seen2 ? (size_t)((int64_t)t - s->base2) : 0;
             for (size_t l = 0; seen1 && l < d; l++) dk[l] += s->dk[i1 * width + l];
             for (size_t l = 0; seen1 && l < d; l++) dv[l] += s->dv[i1 * width + l];
-            for (size_t l = 0; seen2 && l < d; l++) dk2[l] += s->dk2_turned[l * s->row2 + i2];
-            for (size_t l = 0; seen2 && l < d; l++) dv2[l] += s->dv2_turned[l * s->row2 + i2];
+            for (size_t l = 0; seen2 && l < d; l++) dk2[l] += s->dk2[i2 * width + l];
+            for (size_t l = 0; seen2 && l < d; l++) dv2[l] += s->dv2[i2 * width + l];
         }
     }
 }
@@ -247,8 +262,8 @@ static void add_chunk(void *argument, size_t index, int thread)
 static size_t partial_floats(const plx_simplicial_problem *p, size_t queries)
 {
     size_t length = p->sequence.length;
-    return 2 * (lanes_reach(p->window1, queries, length) * lanes_round(p->head_dim) +
-                p->head_dim * lanes_stride(lanes_reach(p->window2, queries, length)));
+    return 2 * (lanes_reach(p->window1, queries, length) + lanes_reach(p->window2, queries, length)) *
+           lanes_round(p->head_dim);
 }
 
 plx_status PLX_CPU(plx_simplicial_backward)(plx_context *context, const void *arguments)
@@ -265,7 +280,7 @@ plx_status PLX_CPU(plx_simplicial_backward)(plx_context *context, const void *ar
         if (wanted == 1 || rows * j.chunks * j.partial_floats <= PARTIAL_MOST) break;
     }
     size_t tasks = rows * j.chunks;
-    size_t floats = 2 * (d * (LANE_ROW + LANES) + LANES * lanes_round(d) + ROWS_MOST * LANES + PLX_VW) +
+    size_t floats = 2 * LANES * (d + 2 * lanes_round(d) + ROWS_MOST) + 9 * lanes_round(d) +
                     lanes_panel_floats(p, j.queries, length);
     j.stride = lanes_bytes(sizeof(memory)) + lanes_bytes(floats * sizeof(float));
     size_t threads = (size_t)plx_context_threads(context), private_bytes = lanes_bytes(tasks * sizeof(partial));

@@ -1,5 +1,5 @@
 /* forward.c - fast 2-simplicial attention, forward. lanes.h draws the layout. For each block of lanes one pass over j:
- *     S^T = K X^T - m;  P = 2^S;  sum[lane] += P;  O2^T[c][lane] += V^T P
+ *     S^T = K X^T - m;  P^T = 2^S^T;  sum[lane] += P;  O2[lane][c] += P V
  * and at the end, over the lanes of a query and head, out = sum of 2^(m - M) v' * O2. m is one number a lane: the
  * maximum of the lane's first rows. It is raised only when the lane's sum grows out of hand (lazily), so that finding
  * the true maximum costs nothing as a rule. */
@@ -7,15 +7,19 @@
 
 #include <math.h>
 
+#define QUERIES_MOST 64
+#define QUERIES_LEAST 16
+#define TASKS_WANTED 32
+#define TASKS_LEAST 8
 #define SUM_MOST 1e18f /* beyond it a tile is done again with the true maximum */
 
 typedef struct memory {
     float *panels;
-    float *x_turned;  /* [d, LANE_ROW] */
+    float *x_turned;  /* [d, LANES] */
     float *p;         /* [ROWS_MOST, LANES] */
-    float *o2;        /* [d, LANES] and a margin */
+    float *o2;        /* [LANES, width] */
     float *sum;       /* [width], of the (query, head) in work */
-    float minus_m[LANE_ROW], total[LANE_ROW]; /* with a margin to read from */
+    float minus_m[LANES + PLX_VW], total[LANES + PLX_VW]; /* with a margin to read from */
     float top, mass;  /* of the (query, head) in work: out = sum / mass, both relative to 2^top */
     block block;
 } memory;
@@ -30,7 +34,7 @@ INLINE void score_tile(const size_t R, const size_t V, const block *at, operand 
     UNROLL for (size_t v = 0; v < V; v++) minus[v] = vf_load(m->minus_m + lane + v * PLX_VW);
     UNROLL for (size_t r = 0; r < R; r++)
         UNROLL for (size_t v = 0; v < V; v++) s[r][v] = pass == PASS_NEXT ? minus[v] : vf_set(0);
-    tile_products(R, V, k, x, LANE_ROW, d, s);
+    tile_products(R, V, k, x, LANES, d, s);
     if (lanes_masked(at, row, R)) {
         UNROLL for (size_t v = 0; v < V; v++)
             UNROLL for (size_t r = 0; r < R; r++)
@@ -57,41 +61,59 @@ INLINE void score_tile(const size_t R, const size_t V, const block *at, operand 
         UNROLL for (size_t v = 0; v < V; v++) vf_store(p + r * LANES + lane + v * PLX_VW, s[r][v]);
 }
 
-/* All of S^T for rows first .. first + count - 1. With PASS_FIRST the tiles after the first are PASS_NEXT. */
-static void score(const chunk *c, const block *at, size_t first, size_t count, pass pass, memory *m)
+/* Rows from .. to - 1 of S^T, the tile beginning with row `first`. With PASS_FIRST the tiles after the first are
+ * PASS_NEXT. */
+static void score(const chunk *c, const block *at, size_t first, size_t from, size_t to, pass pass, memory *m)
 {
     for (size_t v = 0; v < at->vectors;) {
         size_t width = tile_vectors(at->vectors - v), lane = v * PLX_VW;
-        for (size_t r = 0; r < count;) {
-            size_t height = tile_rows(count - r, width), row = first + r;
+        for (size_t row = from; row < to;) {
+            size_t height = tile_rows(to - row, width);
             operand k = {c->k + row * c->width, c->width, 1};
-            float *p = m->p + r * LANES;
-            if (pass == PASS_MAXIMUM || (pass == PASS_FIRST && r == 0))
+            float *p = m->p + (row - first) * LANES;
+            if (pass == PASS_MAXIMUM || (pass == PASS_FIRST && row == from))
                 TILE_CALL(score_tile, height, width, at, k, m->x_turned + lane, c->d, row, lane, pass, m, p);
             else
                 TILE_CALL(score_tile, height, width, at, k, m->x_turned + lane, c->d, row, lane, PASS_NEXT, m, p);
-            r += height;
+            row += height;
         }
         v += width;
     }
 }
 
 /* The sums of some lane ran away with this tile (or are NaN): m becomes the maximum so far, what was gathered is scaled
- * to it, and the tile is done again. before: the sums without it. */
-static void score_again(const chunk *c, const block *at, size_t first, size_t count, const float *before, memory *m)
+ * to it, and the tile is done again. before: the sums without it; gathered: whether o2 holds anything yet. */
+static void score_again(const chunk *c, const block *at, size_t first, size_t count, const float *before,
+                        bool gathered, memory *m)
 {
     float old[LANES];
     memcpy(old, m->minus_m, sizeof old);
-    score(c, at, first, count, PASS_MAXIMUM, m);
+    score(c, at, first, first, first + count, PASS_MAXIMUM, m);
     for (size_t lane = 0; lane < at->vectors * PLX_VW; lane += PLX_VW) {
         vf factor = tile_exp2(vf_load(m->minus_m + lane) - vf_load(old + lane));
         vf_store(m->total + lane, vf_load(before + lane) * factor);
-        for (size_t l = 0; l < c->d; l++) {
-            float *o2 = m->o2 + l * LANES + lane;
-            vf_store(o2, vf_load(o2) * factor);
-        }
+        vf_store(old + lane, factor);
     }
-    score(c, at, first, count, PASS_NEXT, m);
+    for (size_t lane = 0; gathered && lane < at->lanes; lane++)
+        for (size_t l = 0; l < c->width; l++) m->o2[lane * c->width + l] *= old[lane];
+    score(c, at, first, first, first + count, PASS_NEXT, m);
+}
+
+/* sum[c] = sum[c] * rescale + sum over a segment's lanes of weight v'[c] O2[c], V vectors of c at a time. */
+INLINE void gather_vectors(const size_t V, const chunk *c, const segment *s, const float *weight, float rescale,
+                           size_t l, memory *m)
+{
+    const float *v2 = c->v2 + s->k * c->width + l, *o2 = m->o2 + s->lane * c->width + l;
+    vf sum[TILE_VECTORS];
+    UNROLL for (size_t v = 0; v < V; v++) sum[v] = vf_load(m->sum + l + v * PLX_VW) * vf_set(rescale);
+    for (size_t i = 0; i < s->count; i++) {
+        vf factor = vf_set(weight[i]);
+        UNROLL for (size_t v = 0; v < V; v++)
+            sum[v] += factor * vf_load(v2 + v * PLX_VW) * vf_load(o2 + v * PLX_VW);
+        v2 += c->width;
+        o2 += c->width;
+    }
+    UNROLL for (size_t v = 0; v < V; v++) vf_store(m->sum + l + v * PLX_VW, sum[v]);
 }
 
 /* Adds a segment's lanes to the sum of its (query, head); the last one writes the result. */
@@ -100,36 +122,29 @@ static void gather(const chunk *c, const segment *s, const plx_simplicial_forwar
     if (s->first) {
         m->top = -INFINITY;
         m->mass = 0;
-        memset(m->sum, 0, c->width * sizeof *m->sum);
+        for (size_t l = 0; l < c->width; l++) m->sum[l] = 0;
     }
-    float top = m->top;
-    for (size_t i = 0; i < s->count; i++) top = -m->minus_m[s->lane + i] > top ? -m->minus_m[s->lane + i] : top;
-    float rescale = s->first ? 0 : exp2f(m->top - top);
-    vf weight[LANES / PLX_VW], mass = vf_set(0);
-    size_t vectors = lanes_round(s->count) / PLX_VW;
-    for (size_t n = 0; n < vectors; n++) {
-        vi mine = tile_first_lanes(s->count - n * PLX_VW);
-        weight[n] = tile_exp2(vf_set(-top) - vf_load(m->minus_m + s->lane + n * PLX_VW));
-        mass += vf_select(mine, weight[n] * vf_load(m->total + s->lane + n * PLX_VW), vf_set(0));
+    const float *minus_m = m->minus_m + s->lane, *total = m->total + s->lane;
+    float top = m->top, rescale, weight[LANES + PLX_VW];
+    for (size_t i = 0; i < s->count; i++) top = -minus_m[i] > top ? -minus_m[i] : top;
+    rescale = s->first ? 0 : exp2f(m->top - top);
+    vf mass = vf_set(0);
+    for (size_t i = 0; i < s->count; i += PLX_VW) {
+        vf part = tile_exp2(vf_set(-top) - vf_load(minus_m + i));
+        mass += vf_select(tile_first_lanes(s->count - i), part * vf_load(total + i), vf_set(0));
+        vf_store(weight + i, part);
     }
     m->top = top;
     m->mass = m->mass * rescale + vf_sum(mass);
-    vi mine = tile_first_lanes(s->count - (vectors - 1) * PLX_VW); /* of the last vector */
-    for (size_t l = 0; l < c->width; l += PLX_VW) {
-        vf sums[PLX_VW];
-        for (size_t i = 0; i < PLX_VW; i++) {
-            sums[i] = vf_set(0);
-            if (l + i >= c->d) continue;
-            const float *o2 = m->o2 + (l + i) * LANES + s->lane, *v2 = c->v2_turned + (l + i) * c->row2 + s->k;
-            for (size_t n = 0; n + 1 < vectors; n++)
-                sums[i] += weight[n] * vf_load(v2 + n * PLX_VW) * vf_load(o2 + n * PLX_VW);
-            size_t n = vectors - 1;
-            sums[i] += vf_select(mine, weight[n] * vf_load(v2 + n * PLX_VW) * vf_load(o2 + n * PLX_VW), vf_set(0));
-        }
-        vf_store(m->sum + l, vf_load(m->sum + l) * vf_set(rescale) + tile_sums(sums));
+    for (size_t l = 0; l < c->width;) {
+        size_t vectors = tile_vectors((c->width - l) / PLX_VW);
+        if (vectors == TILE_VECTORS) gather_vectors(TILE_VECTORS, c, s, weight, rescale, l, m);
+        else if (vectors == 2) gather_vectors(2, c, s, weight, rescale, l, m);
+        else gather_vectors(1, c, s, weight, rescale, l, m);
+        l += vectors * PLX_VW;
     }
     if (!s->last) return;
-    size_t row = (c->b * c->p->sequence.length + s->query) * c->p->heads + c->g * c->group + s->head;
+    size_t row = (c->b * c->p->sequence.length + s->query) * c->p->heads + c->head + s->head;
     float *out = (float *)args->out + row * c->d;
     for (size_t l = 0; l < c->d; l++) out[l] = m->sum[l] / m->mass;
     if (args->lse != NULL) ((float *)args->lse)[row] = (float)(((double)top + log2((double)m->mass)) * LN_2);
@@ -141,17 +156,25 @@ static void do_block(const chunk *c, const plx_simplicial_forward_args *args, me
     const plx_simplicial_problem *p = c->p;
     lanes_build_turned(c, at, p->q, c->k2_turned, p->form == PLX_SIMPLICIAL_DET, (float)(p->scale * LOG2_E),
                        m->x_turned);
-    memset(m->total, 0, sizeof m->total);
-    size_t first, count;
-    for (size_t done = 0; (count = lanes_rows(at, done, &first)) > 0; done += count) {
+    for (size_t i = 0; i < LANES; i++) m->total[i] = 0;
+    /* The first maximum of each lane must be one of its own, so that rows which all lanes see come first: within the
+     * first tile where the few before them fit in, else in a tile of their own. */
+    size_t first, count, most = lanes_rows_most(c->d), origin = at->inner - at->begin > most / 2 ? at->inner : at->begin;
+    for (size_t done = 0; (count = lanes_rows(at, origin, most, done, &first)) > 0; done += count) {
         float before[LANES];
         memcpy(before, m->total, sizeof before);
-        score(c, at, first, count, done == 0 ? PASS_FIRST : PASS_NEXT, m);
+        if (done == 0) {
+            score(c, at, first, at->inner, first + count, PASS_FIRST, m);
+            score(c, at, first, first, at->inner, PASS_NEXT, m);
+        } else {
+            score(c, at, first, first, first + count, PASS_NEXT, m);
+        }
         bool fine = true;
         for (size_t i = 0; i < at->lanes; i++) fine &= m->total[i] < SUM_MOST;
-        if (!fine) score_again(c, at, first, count, before, m);
-        operand v = {c->v + first * c->width, 1, c->width};
-        tile_add(c->d, at->vectors, count, v, m->p, LANES, m->o2, LANES, done > 0);
+        if (!fine) score_again(c, at, first, count, before, done > 0, m);
+        operand weights = {m->p, 1, LANES};
+        tile_add(at->lanes, c->width / PLX_VW, count, weights, c->v + first * c->width, c->width, m->o2, c->width,
+                 done > 0);
     }
     for (size_t i = 0; i < at->segments; i++) gather(c, &at->segment[i], args, m);
 }
@@ -159,6 +182,7 @@ static void do_block(const chunk *c, const plx_simplicial_forward_args *args, me
 typedef struct job {
     const plx_simplicial_forward_args *args;
     size_t queries, chunks;      /* of a chunk, of a row */
+    size_t parts;                /* of a key/value head's query heads, which are tasks of their own */
     size_t stride;               /* bytes of scratch a thread */
     char *scratch;
 } job;
@@ -167,17 +191,18 @@ static void do_chunk(void *argument, size_t index, int thread)
 {
     const job *j = argument;
     const plx_simplicial_problem *p = &j->args->problem;
-    size_t query = index % j->chunks * j->queries, row = index / j->chunks;
+    size_t part = index % j->parts, query = index / j->parts % j->chunks * j->queries, row = index / j->parts / j->chunks;
     size_t query_end = query + j->queries < p->sequence.length ? query + j->queries : p->sequence.length;
     memory *m = (memory *)(j->scratch + (size_t)thread * j->stride);
     m->x_turned = (float *)(j->scratch + (size_t)thread * j->stride + lanes_bytes(sizeof *m));
-    m->p = m->x_turned + p->head_dim * LANE_ROW;
+    m->p = m->x_turned + p->head_dim * LANES;
     m->o2 = m->p + ROWS_MOST * LANES;
-    m->sum = m->o2 + p->head_dim * LANES + PLX_VW;
+    m->sum = m->o2 + lanes_round(p->head_dim) * LANES;
     m->panels = m->sum + lanes_round(p->head_dim);
 
     unsigned state = lanes_flush_denormals();
-    chunk c = lanes_chunk(p, row / p->kv_heads, row % p->kv_heads, query, query_end, m->panels);
+    chunk c = lanes_chunk(p, row / p->kv_heads, row % p->kv_heads, part, j->parts, query, query_end,
+                          m->panels);
     cursor at = {.query = query};
     while (lanes_next(&c, &at, &m->block)) do_block(&c, j->args, m);
     lanes_restore_denormals(state);
@@ -191,14 +216,21 @@ plx_status PLX_CPU(plx_simplicial_forward)(plx_context *context, const void *arg
     for (size_t b = 0; p->sequence.past != NULL && b < p->sequence.rows; b++)
         if ((size_t)p->sequence.past[b] + p->sequence.length > longest)
             longest = (size_t)p->sequence.past[b] + p->sequence.length;
-    /* enough lanes to fill several blocks, and panels that stay small */
-    j.queries = p->heads / p->kv_heads * p->window2 >= 32 ? 16 : 64;
-    j.chunks = (p->sequence.length + j.queries - 1) / j.queries;
-    size_t floats = p->head_dim * (LANE_ROW + LANES) + ROWS_MOST * LANES + PLX_VW + lanes_round(p->head_dim) +
+    /* Larger chunks read their panels less often; enough tasks for many threads come first, by shape alone. Where even
+     * chunks of a few queries are few, as in decoding, the heads are divided. */
+    size_t rows = p->sequence.rows * p->kv_heads, group = p->heads / p->kv_heads;
+    for (j.queries = QUERIES_MOST;; j.queries /= 2) {
+        j.chunks = (p->sequence.length + j.queries - 1) / j.queries;
+        if (rows * j.chunks >= TASKS_WANTED || j.queries == QUERIES_LEAST) break;
+    }
+    j.parts = rows * j.chunks >= TASKS_LEAST ? 1 : (TASKS_LEAST + rows * j.chunks - 1) / (rows * j.chunks);
+    if (j.parts > group) j.parts = group;
+    size_t width = lanes_round(p->head_dim);
+    size_t floats = LANES * (p->head_dim + ROWS_MOST + width) + width +
                     lanes_panel_floats(p, j.queries, longest);
     j.stride = lanes_bytes(sizeof(memory)) + lanes_bytes(floats * sizeof(float));
     j.scratch = plx_kernel_scratch(context, (size_t)plx_context_threads(context) * j.stride);
     if (j.scratch == NULL) return PLX_ERROR_MEMORY;
-    plx_parallel_for(context, p->sequence.rows * p->kv_heads * j.chunks, do_chunk, &j);
+    plx_parallel_for(context, rows * j.chunks * j.parts, do_chunk, &j);
     return PLX_OK;
 }

@@ -13,15 +13,14 @@
 #include "mixers/simplicial/simplicial_ops.h"
 
 #define LANES 64
-/* Vectors are written from a segment's lane on; what runs over is overwritten by the next, or falls into the margin. */
-#define LANE_ROW (LANES + PLX_VW)
-#define ROWS_MOST 48 /* of j in a tile: P, K and V of a tile and X^T stay in the first-level cache */
+#define ROWS_MOST 96 /* of j in a tile */
 #define LOG2_E 1.4426950408889634
 #define LN_2 0.69314718055994531
 
 typedef struct chunk {
     const plx_simplicial_problem *p;
-    size_t b, g, group;            /* row, key/value head, query heads of it */
+    size_t b, g;                   /* row, key/value head */
+    size_t head, group;            /* the first of its query heads that are the chunk's, and how many */
     size_t query, query_end;       /* t of the row */
     int64_t base1, base2;          /* first token of the panels of k and v, of k2 and v2 */
     size_t count1, count2;         /* their tokens */
@@ -50,6 +49,8 @@ typedef struct block {
 
 typedef struct cursor { size_t query, head, k; } cursor; /* k counted from the query's first */
 
+/* Rows of j in a tile: P, K and V of them and X^T stay in the first-level cache. */
+static inline size_t lanes_rows_most(size_t d) { return d >= 128 ? ROWS_MOST / 2 : ROWS_MOST; }
 static inline size_t lanes_round(size_t count) { return (count + PLX_VW - 1) / PLX_VW * PLX_VW; }
 static inline size_t lanes_bytes(size_t bytes) { return (bytes + 63) / 64 * 64; }
 /* Stride of turned panels of `count` tokens: room to read a vector beyond, and no multiple of a large power of two. */
@@ -107,7 +108,7 @@ static inline size_t lanes_used(const plx_simplicial_problem *p)
 static inline const float *lanes_at(const chunk *c, const void *array, size_t query, size_t head)
 {
     return (const float *)array +
-           ((c->b * c->p->sequence.length + query) * c->p->heads + c->g * c->group + head) * c->d;
+           ((c->b * c->p->sequence.length + query) * c->p->heads + c->head + head) * c->d;
 }
 
 static inline void lanes_read_panel(const chunk *c, const plx_history *history, int64_t base, size_t count, float bias,
@@ -127,12 +128,14 @@ static inline void lanes_read_panel(const chunk *c, const plx_history *history, 
     }
 }
 
-/* The chunk of queries query .. query_end - 1 of row b and key/value head g, with its panels read into `memory`. */
-static inline chunk lanes_chunk(const plx_simplicial_problem *p, size_t b, size_t g, size_t query, size_t query_end,
-                                float *memory)
+/* The chunk of queries query .. query_end - 1 of row b and key/value head g, with its panels read into `memory`; of its
+ * query heads the part-th of `parts` nearly equal groups. */
+static inline chunk lanes_chunk(const plx_simplicial_problem *p, size_t b, size_t g, size_t part, size_t parts,
+                                size_t query, size_t query_end, float *memory)
 {
-    chunk c = {.p = p, .b = b, .g = g, .group = p->heads / p->kv_heads, .query = query, .query_end = query_end,
-               .d = p->head_dim, .width = lanes_round(p->head_dim)};
+    size_t group = p->heads / p->kv_heads, head = group * part / parts;
+    chunk c = {.p = p, .b = b, .g = g, .head = g * group + head, .group = group * (part + 1) / parts - head,
+               .query = query, .query_end = query_end, .d = p->head_dim, .width = lanes_round(p->head_dim)};
     c.base1 = plx_simplicial_first(&p->sequence, b, query, p->window1);
     c.base2 = plx_simplicial_first(&p->sequence, b, query, p->window2);
     int64_t end = plx_simplicial_position(&p->sequence, b, query_end - 1) + 1;
@@ -197,17 +200,16 @@ static inline bool lanes_next(const chunk *c, cursor *at, block *out)
     return true;
 }
 
-/* Rows begin .. end of j in the order in which they are worked through: from the first that every lane sees, so that
- * each lane's first maximum is one of its own, then those before. Returns how many rows the tile at `step` has and sets
- * its first; 0 at the end. */
-static inline size_t lanes_rows(const block *at, size_t done, size_t *first)
+/* The rows begin .. end of j in tiles, from row `origin` on to the end and then those before it. Returns how many rows
+ * the tile after `done` rows has and sets its first; 0 at the end. */
+static inline size_t lanes_rows(const block *at, size_t origin, size_t most, size_t done, size_t *first)
 {
-    size_t after = at->end - at->inner, before = at->inner - at->begin;
+    size_t after = at->end - origin, before = origin - at->begin;
     size_t span = done < after ? after : before, in_span = done < after ? done : done - after;
-    *first = (done < after ? at->inner : at->begin) + in_span;
+    *first = (done < after ? origin : at->begin) + in_span;
     size_t left = span - in_span;
     if (left == 0) return 0;
-    size_t tiles = (left + ROWS_MOST - 1) / ROWS_MOST;
+    size_t tiles = (left + most - 1) / most;
     return (left + tiles - 1) / tiles;
 }
 
@@ -226,27 +228,46 @@ INLINE vi lanes_visible(const block *at, size_t lane, size_t j)
     return (vi)(row >= begin) & (vi)(row < end);
 }
 
+/* lanes_build_turned for one segment; `vectors`, where not 0, is the constant number of whole vectors that it fills. */
+INLINE void lanes_build_segment(const chunk *c, const segment *s, const float *a, const float *turned, bool cross,
+                                float factor, const size_t vectors, float *out)
+{
+    size_t used = cross ? c->d / 3 * 3 : c->d, whole = vectors > 0 ? vectors : s->count / PLX_VW;
+    size_t rest = vectors > 0 ? 0 : s->count % PLX_VW;
+    for (size_t l = 0; l < used; l++) {
+        size_t one = l, two = l;
+        if (cross) lanes_cross(l, &one, &two);
+        const float *panel = turned + one * c->row2 + s->k, *minus = turned + two * c->row2 + s->k;
+        vf x = vf_set(a[two]) * vf_set(factor), y = cross ? vf_set(a[one]) * vf_set(factor) : x;
+        float *to = out + l * LANES + s->lane;
+        size_t n = 0;
+        for (; n < whole; n++) {
+            vf first = vf_load(panel + n * PLX_VW) * x;
+            vf_store(to + n * PLX_VW, cross ? first - vf_load(minus + n * PLX_VW) * y : first);
+        }
+        if (rest == 0) continue;
+        vf first = vf_load(panel + n * PLX_VW) * x;
+        tile_store_first(to + n * PLX_VW, cross ? first - vf_load(minus + n * PLX_VW) * y : first, rest);
+    }
+}
+
 /* out^T[c][lane] = factor * (a o panel)[c], a being a vector of the (query, head); o is elementwise, or with `cross`
  * the cross product panel x a. */
 static inline void lanes_build_turned(const chunk *c, const block *at, const void *array, const float *turned,
                                       bool cross, float factor, float *out)
 {
-    size_t used = cross ? c->d / 3 * 3 : c->d;
     for (size_t i = 0; i < at->segments; i++) {
         const segment *s = &at->segment[i];
         const float *a = lanes_at(c, array, s->query, s->head);
-        for (size_t l = 0; l < used; l++) {
-            size_t one = l, two = l;
-            if (cross) lanes_cross(l, &one, &two);
-            const float *panel = turned + one * c->row2 + s->k, *minus = turned + two * c->row2 + s->k;
-            vf x = vf_set(a[two] * factor), y = vf_set(a[one] * factor);
-            float *to = out + l * LANE_ROW + s->lane;
-            for (size_t n = 0; n < s->count; n += PLX_VW)
-                vf_store(to + n, cross ? vf_load(panel + n) * x - vf_load(minus + n) * y : vf_load(panel + n) * x);
-        }
+        if (cross) lanes_build_segment(c, s, a, turned, true, factor, 0, out);
+        else if (s->count == PLX_VW) lanes_build_segment(c, s, a, turned, false, factor, 1, out);
+        else if (s->count == 2 * PLX_VW) lanes_build_segment(c, s, a, turned, false, factor, 2, out);
+        else lanes_build_segment(c, s, a, turned, false, factor, 0, out);
     }
-    for (size_t l = 0; l < c->d; l++)
-        for (size_t n = l < used ? at->lanes : 0; n < LANES; n++) out[l * LANE_ROW + n] = 0;
+    for (size_t l = cross ? c->d / 3 * 3 : c->d; l < c->d; l++) memset(out + l * LANES, 0, LANES * sizeof *out);
+    if (at->lanes % PLX_VW != 0) /* the lanes of nothing in the last vector */
+        for (size_t l = 0; l < c->d; l++)
+            for (size_t n = at->lanes; n < at->vectors * PLX_VW; n++) out[l * LANES + n] = 0;
 }
 
 #endif

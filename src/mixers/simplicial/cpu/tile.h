@@ -155,34 +155,16 @@ INLINE vi tile_first_lanes(size_t count)
     return (vi)(lane < (int32_t)(count < PLX_VW ? count : PLX_VW));
 }
 
-/* Output lane L of one butterfly step: blocks of 2 bs lanes of two vectors are each folded to bs lanes and laid side by
- * side. This is where the first (at 0) or second (at bs) number of the sum lies in the two vectors' lanes, in a row. */
-#define FOLD(L, bs, at) (((L) / (bs)) % 2 * PLX_VW + (L) / (bs) / 2 * (2 * (bs)) + (L) % (bs) + (at))
-#define FOLD_4(L, bs, at) FOLD(L, bs, at), FOLD(L + 1, bs, at), FOLD(L + 2, bs, at), FOLD(L + 3, bs, at)
-#if PLX_VW == 16
-#define FOLD_ALL(bs, at) FOLD_4(0, bs, at), FOLD_4(4, bs, at), FOLD_4(8, bs, at), FOLD_4(12, bs, at)
-#elif PLX_VW == 8
-#define FOLD_ALL(bs, at) FOLD_4(0, bs, at), FOLD_4(4, bs, at)
-#else
-#define FOLD_ALL(bs, at) FOLD_4(0, bs, at)
-#endif
-#define FOLD_STEP(v, bs)                                                                                     \
-    UNROLL for (size_t i = 0; i < (bs); i++)                                                                 \
-        v[i] = __builtin_shufflevector(v[i], v[i + (bs)], FOLD_ALL(bs, 0)) +                                 \
-               __builtin_shufflevector(v[i], v[i + (bs)], FOLD_ALL(bs, bs))
-
-/* Lane i of the result is the sum of the lanes of v[i]. v is overwritten. */
-INLINE vf tile_sums(vf v[PLX_VW])
+/* Stores the first `count` lanes, 1 to all of them. */
+INLINE void tile_store_first(float *to, vf x, size_t count)
 {
 #if PLX_VW == 16
-    FOLD_STEP(v, 8);
+    _mm512_mask_storeu_ps(to, (__mmask16)((1u << count) - 1), (__m512)x);
+#elif PLX_VW == 8
+    _mm256_maskstore_ps(to, (__m256i)tile_first_lanes(count), (__m256)x);
+#else
+    vf_store_part(to, x, count);
 #endif
-#if PLX_VW >= 8
-    FOLD_STEP(v, 4);
-#endif
-    FOLD_STEP(v, 2);
-    FOLD_STEP(v, 1);
-    return v[0];
 }
 
 #endif
