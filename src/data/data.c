@@ -2,6 +2,7 @@
 #include "data/data.h"
 
 #include "core/random.h"
+#include "data/examples.h"
 #include "data/section.h"
 #include "data/windows.h"
 #include "io/files.h"
@@ -15,6 +16,7 @@ struct plx_data {
     plx_tokenizer *tokenizer;
     plx_corpus *train_corpus, *valid_corpus; /* valid_corpus: NULL where the end of the other is held out */
     plx_windows train, valid;
+    plx_examples *examples, *valid_examples; /* of conversations, instead of windows; valid_examples may be NULL */
     uint64_t train_seed, valid_seed; /* of a task's rows */
     /* the batch last made: [capacity] each; window: length + 1 */
     int32_t *inputs, *targets, *start, *window;
@@ -79,6 +81,36 @@ static plx_status open_text(plx_data *self, const char *directory)
     return check_lengths(self);
 }
 
+/* Conversations: the template's name, or what comes with the tokenizer. */
+static plx_status open_examples(plx_data *self, int32_t end)
+{
+    const plx_data_section *section = &self->section;
+    plx_context *context = self->context;
+    char *own_system = NULL;
+    plx_examples_options options = {
+        .system = section->system, .end = end, .length = section->about.sequence_length, .to = 1, .seed = self->seed};
+    PLX_TRY(plx_tokenizer_open(context, section->tokenizer, &self->tokenizer));
+    if (section->chat_template != NULL)
+        options.form = plx_chat_find(section->chat_template);
+    else
+        PLX_TRY(plx_chat_recognise(context, plx_tokenizer_chat_template(self->tokenizer), &options.form, &own_system));
+    if (options.system == NULL) options.system = own_system;
+    options.to = 1 - section->valid_fraction;
+    plx_status status = plx_examples_open(context, self->tokenizer, section->train, section->train_count, &options,
+                                          &self->examples);
+    if (status == PLX_OK && section->valid_count > 0) {
+        status = plx_examples_open(context, self->tokenizer, section->valid, section->valid_count, &options,
+                                   &self->valid_examples);
+    } else if (status == PLX_OK && section->valid_fraction > 0) {
+        options.from = options.to;
+        options.to = 1;
+        status = plx_examples_open(context, self->tokenizer, section->train, section->train_count, &options,
+                                   &self->valid_examples);
+    }
+    plx_free(context, own_system);
+    return status;
+}
+
 /* Training and held-out rows of a task come from two seeds made of the one. */
 static uint64_t derive_seed(uint64_t seed, const char *purpose)
 {
@@ -98,7 +130,10 @@ plx_status plx_data_open(plx_context *context, const plx_node *section, uint64_t
     self->train_seed = derive_seed(seed, "task.train");
     self->valid_seed = derive_seed(seed, "task.valid");
     plx_status status = plx_data_section_read(context, section, &self->section);
-    if (status == PLX_OK && self->section.task == NULL) status = open_text(self, cache_directory);
+    if (status == PLX_OK && self->section.conversations)
+        status = open_examples(self, (int32_t)self->section.about.separator);
+    else if (status == PLX_OK && self->section.task == NULL)
+        status = open_text(self, cache_directory);
     if (status == PLX_OK) {
         self->window = plx_alloc_array(context, self->section.about.sequence_length + 1, sizeof *self->window);
         if (self->window == NULL) status = PLX_ERROR_MEMORY;
@@ -126,6 +161,8 @@ void plx_data_free(plx_data *data)
     if (data == NULL) return;
     free_batch(data);
     plx_free(data->context, data->window);
+    plx_examples_free(data->examples);
+    plx_examples_free(data->valid_examples);
     plx_corpus_close(data->train_corpus);
     plx_corpus_close(data->valid_corpus);
     plx_tokenizer_free(data->tokenizer);
@@ -162,6 +199,11 @@ static plx_status text_row(plx_data *self, const plx_windows *windows, uint64_t 
                             self->start + at);
 }
 
+static void example_row(plx_data *self, const plx_examples *examples, uint64_t index, size_t at)
+{
+    plx_examples_row(examples, index, self->inputs + at, self->targets + at, self->mask + at, self->start + at);
+}
+
 static void task_row(plx_data *self, uint64_t seed, uint64_t row, size_t at)
 {
     for (size_t t = 0; t < self->section.about.sequence_length; t++) self->start[at + t] = 0;
@@ -191,7 +233,10 @@ plx_status plx_data_train(plx_data *data, uint64_t first, size_t rows, plx_batch
             continue;
         }
         uint64_t index = plx_random_permute(data->seed, stream + row / count, count, row % count);
-        PLX_TRY(text_row(data, &data->train, index, r * length));
+        if (data->examples != NULL)
+            example_row(data, data->examples, index, r * length);
+        else
+            PLX_TRY(text_row(data, &data->train, index, r * length));
     }
     return PLX_OK;
 }
@@ -204,6 +249,8 @@ plx_status plx_data_valid(plx_data *data, uint64_t first, size_t rows, plx_batch
     for (size_t r = 0; r < rows; r++) {
         if (first >= total || r >= total - first)
             padding_row(data, r * length);
+        else if (data->valid_examples != NULL)
+            example_row(data, data->valid_examples, first + r, r * length);
         else if (data->section.task != NULL)
             task_row(data, data->valid_seed, first + r, r * length);
         else
@@ -218,10 +265,13 @@ plx_status plx_data_valid(plx_data *data, uint64_t first, size_t rows, plx_batch
 
 uint64_t plx_data_valid_rows(const plx_data *data)
 {
-    return data->section.task != NULL ? data->section.valid_rows : plx_windows_all(&data->valid);
+    if (data->section.task != NULL) return data->section.valid_rows;
+    if (data->examples != NULL) return data->valid_examples != NULL ? plx_examples_rows(data->valid_examples) : 0;
+    return plx_windows_all(&data->valid);
 }
 
 uint64_t plx_data_train_rows(const plx_data *data)
 {
-    return data->section.task != NULL ? 0 : plx_windows_whole(&data->train);
+    if (data->section.task != NULL) return 0;
+    return data->examples != NULL ? plx_examples_rows(data->examples) : plx_windows_whole(&data->train);
 }

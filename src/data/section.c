@@ -1,7 +1,7 @@
 /* section.c - reading the recipe's data section. */
 #include "data/section.h"
 
-#include "text/tokenizer.h"
+#include "text/chat.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -26,6 +26,26 @@ static plx_status read_files(plx_keys *keys, const char *key, const char ***file
     return PLX_OK;
 }
 
+static plx_status read_documents(plx_keys *keys, plx_data_section *section)
+{
+    PLX_TRY(plx_keys_string(keys, "text_field", &section->text.field));
+    PLX_TRY(plx_keys_string(keys, "document_separator", &section->text.separator));
+    if (section->text.separator != NULL &&
+        (section->text.separator[0] == '\0' || strpbrk(section->text.separator, "\r\n")))
+        return plx_keys_fail(keys, "document_separator", "must be the text of one line");
+    return PLX_OK;
+}
+
+static plx_status read_conversations(plx_keys *keys, plx_data_section *section)
+{
+    PLX_TRY(plx_keys_string(keys, "chat_template", &section->chat_template));
+    PLX_TRY(plx_keys_string(keys, "system", &section->system));
+    if (section->chat_template != NULL && plx_chat_find(section->chat_template) == NULL)
+        return plx_keys_fail(keys, "chat_template", "there is no template '%.40s'; there are %s", section->chat_template,
+                             plx_chat_names());
+    return PLX_OK;
+}
+
 static plx_status read_text(plx_keys *keys, plx_data_section *section)
 {
     plx_data_description *about = &section->about;
@@ -33,6 +53,9 @@ static plx_status read_text(plx_keys *keys, plx_data_section *section)
     section->tokenizer = "bytes";
     about->sequence_length = 256;
     about->chance = -1.0;
+    int format = 0;
+    PLX_TRY(plx_keys_choice(keys, "format", "text|conversations", &format));
+    section->conversations = format == 1;
     PLX_TRY(read_files(keys, "train", &section->train, &section->train_count));
     if (section->train_count == 0) return plx_keys_fail(keys, "train", "name at least one text file, or give a task");
     PLX_TRY(read_files(keys, "valid", &section->valid, &section->valid_count));
@@ -43,11 +66,8 @@ static plx_status read_text(plx_keys *keys, plx_data_section *section)
         section->valid_fraction = 0.0;
     }
     PLX_TRY(plx_keys_size(keys, "sequence_length", &about->sequence_length, 1, PLX_SEQUENCE_MOST));
-    PLX_TRY(plx_keys_string(keys, "text_field", &section->text.field));
-    PLX_TRY(plx_keys_string(keys, "document_separator", &section->text.separator));
-    if (section->text.separator != NULL &&
-        (section->text.separator[0] == '\0' || strpbrk(section->text.separator, "\r\n")))
-        return plx_keys_fail(keys, "document_separator", "must be the text of one line");
+    if (section->conversations) PLX_TRY(read_conversations(keys, section));
+    else PLX_TRY(read_documents(keys, section));
     PLX_TRY(plx_keys_string(keys, "tokenizer", &section->tokenizer));
 
     plx_tokenizer *tokenizer;

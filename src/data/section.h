@@ -14,6 +14,10 @@ typedef struct plx_data_section {
     double valid_fraction;
     plx_text_options text;
     const char *tokenizer;
+    /* instruction data: conversations instead of texts */
+    bool conversations;
+    const char *chat_template; /* NULL: the tokenizer's */
+    const char *system;        /* NULL: the template's own, if it has one */
     /* a task */
     const plx_task *task;
     void *task_options;

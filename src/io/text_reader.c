@@ -265,20 +265,41 @@ static bool is_blank(const char *line, size_t length)
     return true;
 }
 
-static plx_status next_json(plx_text_reader *self, plx_text_piece *piece, bool *more)
+/* The next line's value into self->value. */
+static plx_status next_value(plx_text_reader *self, bool *more)
 {
-    for (;;) {
-        size_t length = 0;
+    size_t length = 0;
+    do {
         PLX_TRY(read_line(self, &length));
         *more = length != SIZE_MAX;
         if (!*more) return PLX_OK;
-        if (is_blank(self->line, length)) continue;
-        json_error_t error;
-        json_decref(self->value);
-        self->value = json_loadb(self->line, length, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
-        if (self->value == NULL)
-            return plx_fail(self->context, PLX_ERROR_FORMAT, "%s:%" PRIu64 ": no JSON: %s (byte %d of the line)",
-                            self->path, self->line_number, error.text, error.position);
+    } while (is_blank(self->line, length));
+    json_error_t error;
+    json_decref(self->value);
+    self->value = json_loadb(self->line, length, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
+    if (self->value != NULL) return PLX_OK;
+    return plx_fail(self->context, PLX_ERROR_FORMAT, "%s:%" PRIu64 ": no JSON: %s (byte %d of the line)", self->path,
+                    self->line_number, error.text, error.position);
+}
+
+plx_status plx_text_next_record(plx_text_reader *reader, const json_t **record, uint64_t *line)
+{
+    bool more = false;
+    *record = NULL;
+    if (!reader->json)
+        return plx_fail(reader->context, PLX_ERROR_FORMAT, "'%s' is not named as JSON lines are: .jsonl or .ndjson",
+                        reader->path);
+    PLX_TRY(next_value(reader, &more));
+    if (more) *record = reader->value;
+    *line = reader->line_number;
+    return PLX_OK;
+}
+
+static plx_status next_json(plx_text_reader *self, plx_text_piece *piece, bool *more)
+{
+    for (;;) {
+        PLX_TRY(next_value(self, more));
+        if (!*more) return PLX_OK;
         const json_t *text = json_object_get(self->value, self->field);
         if (!json_is_string(text))
             return plx_fail(self->context, PLX_ERROR_FORMAT,

@@ -9,6 +9,8 @@
 
 #include "core/context.h"
 
+#include <jansson.h>
+
 #define PLX_JSON_LINE_MOST ((size_t)64 << 20) /* bytes of the longest line read */
 
 typedef struct plx_text_options {
@@ -30,6 +32,9 @@ plx_status plx_text_open(plx_context *context, const char *path, const plx_text_
  * .zst that is damaged or cut off, a JSON line that is malformed, too long or has no text field (naming file and
  * line). After an error only plx_text_close may follow. */
 plx_status plx_text_next(plx_text_reader *reader, plx_text_piece *piece, bool *more);
+/* Of JSON lines instead of plx_text_next: the next line's value, the reader's until the next call, and the line's number;
+ * NULL after the last. */
+plx_status plx_text_next_record(plx_text_reader *reader, const json_t **record, uint64_t *line);
 /* Bytes of the file read so far (compressed ones in a .zst), for progress. */
 uint64_t plx_text_position(const plx_text_reader *reader);
 void plx_text_close(plx_text_reader *reader);

@@ -84,6 +84,16 @@ size_t plx_token_byte_count(const plx_tokenizer *tokenizer, int32_t token)
     return tokenizer->kind->decode(tokenizer, token, local);
 }
 
+int32_t plx_tokenizer_token(const plx_tokenizer *tokenizer, const char *text, size_t bytes)
+{
+    return tokenizer->kind->find != NULL ? tokenizer->kind->find(tokenizer, text, bytes) : -1;
+}
+
+const char *plx_tokenizer_chat_template(const plx_tokenizer *tokenizer)
+{
+    return tokenizer->kind->chat_template != NULL ? tokenizer->kind->chat_template(tokenizer) : NULL;
+}
+
 /* ---- encoders ---- */
 
 plx_encoder plx_encoder_make(plx_tokenizer *tokenizer) { return (plx_encoder){.tokenizer = tokenizer}; }

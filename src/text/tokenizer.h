@@ -25,6 +25,7 @@ typedef struct plx_encoder {
     plx_tokenizer *tokenizer;
     char *tail; /* bytes of the document not encoded yet; the kind's */
     size_t tail_bytes, tail_capacity;
+    bool plain;      /* the text holds no markers: what looks like an added token is text */
     int32_t *tokens; /* made since the last plx_encoder_clear */
     size_t count, capacity;
 } plx_encoder;
@@ -39,6 +40,10 @@ struct plx_tokenizer_kind {
     plx_status (*encode)(plx_encoder *encoder, const char *text, size_t bytes, bool last);
     /* The bytes of a token inside the vocabulary, at most PLX_TOKEN_BYTES_MOST of them; 0 for a separator. */
     size_t (*decode)(const plx_tokenizer *tokenizer, int32_t token, char *text);
+    /* The added token that is written so, or -1. NULL: there are no added tokens. */
+    int32_t (*find)(const plx_tokenizer *tokenizer, const char *text, size_t bytes);
+    /* The chat template (a Jinja program) that came with it, or NULL. NULL: none can. */
+    const char *(*chat_template)(const plx_tokenizer *tokenizer);
 };
 
 plx_encoder plx_encoder_make(plx_tokenizer *tokenizer);
@@ -50,6 +55,10 @@ plx_status plx_encoder_append(plx_encoder *encoder, int32_t token);
 /* Makes room for `count` more tokens. */
 plx_status plx_encoder_reserve(plx_encoder *encoder, size_t count);
 static inline void plx_encoder_clear(plx_encoder *encoder) { encoder->count = 0; }
+/* The added token that is written so ("<|im_end|>"), or -1. */
+int32_t plx_tokenizer_token(const plx_tokenizer *tokenizer, const char *text, size_t bytes);
+/* The chat template that came with the tokenizer, its own; NULL: none. */
+const char *plx_tokenizer_chat_template(const plx_tokenizer *tokenizer);
 /* Number of bytes that a token stands for; 0 outside the vocabulary. */
 size_t plx_token_byte_count(const plx_tokenizer *tokenizer, int32_t token);
 

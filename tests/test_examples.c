@@ -1,0 +1,233 @@
+/* test_examples.c - conversations: templates, what is learnt of them, packing, refusals. */
+#include "data/data.h"
+#include "data/examples.h"
+#include "support/files.h"
+#include "support/models.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { LENGTH = 120 };
+
+typedef struct opened {
+    plx_context *context;
+    plx_tokenizer *tokenizer;
+    const char *path;
+} opened;
+
+static opened open_file(const char *name, const char *text)
+{
+    opened made = {.context = test_context(1, NULL, NULL)};
+    expect_ok(made.context, plx_tokenizer_open(made.context, "bytes", &made.tokenizer));
+    made.path = test_file(name, text, strlen(text));
+    return made;
+}
+static void close_file(opened *made)
+{
+    plx_tokenizer_free(made->tokenizer);
+    plx_context_free(made->context);
+}
+
+static plx_status read_examples(const opened *made, const char *form, const char *system, plx_examples **examples)
+{
+    plx_examples_options options = {
+        .form = plx_chat_find(form), .system = system, .end = 256, .length = LENGTH, .to = 1, .seed = 1};
+    const char *paths[] = {made->path};
+    return plx_examples_open(made->context, made->tokenizer, paths, 1, &options, examples);
+}
+
+/* A row as text: what is learnt stands between [ and ], a separator is a $, a document's beginning a |. */
+static const char *row_text(const plx_examples *examples, size_t row)
+{
+    static char text[4 * LENGTH];
+    int32_t inputs[LENGTH], targets[LENGTH], start[LENGTH];
+    float mask[LENGTH];
+    char *to = text;
+    bool inside = false;
+    plx_examples_row(examples, row, inputs, targets, mask, start);
+    for (int t = 0; t < LENGTH && !(inputs[t] == 0 && targets[t] == 0); t++) {
+        if (start[t] == t) to += sprintf(to, "%s|%c", inside ? "]" : "", inputs[t]), inside = false;
+        if ((mask[t] > 0) != inside) *to++ = inside ? ']' : '[';
+        inside = mask[t] > 0;
+        *to++ = targets[t] == 256 ? '$' : (char)targets[t];
+    }
+    if (inside) *to++ = ']';
+    *to = '\0';
+    return text;
+}
+
+static void forms(void **state)
+{
+    (void)state;
+    static const char record[] = "{\"messages\": [{\"role\": \"user\", \"content\": \" Hi <|im_end|>\"}, {\"role\": "
+                                 "\"assistant\", \"content\": \"Ho \"}]}\n";
+    static const struct {
+        const char *form, *system, *text;
+    } cases[] = {
+        {"chatml", NULL, "|<|im_start|>user\n Hi <|im_end|><|im_end|>\n<|im_start|>assistant\n[Ho <|im_end|>]\n"},
+        {"chatml", "Be brief.",
+         "|<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n Hi "
+         "<|im_end|><|im_end|>\n<|im_start|>assistant\n[Ho "},
+        {"zephyr", NULL, "|<|user|>\n Hi <|im_end|>$\n<|assistant|>\n[Ho $]\n"},
+        {"plain", NULL, "|User: Hi <|im_end|>$\n\nAssistant:[ Ho$]\n\n"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        opened made = open_file("one.jsonl", record);
+        plx_examples *examples;
+        expect_ok(made.context, read_examples(&made, cases[i].form, cases[i].system, &examples));
+        assert_int_equal(plx_examples_rows(examples), 1);
+        const char *text = row_text(examples, 0);
+        if (strncmp(text, cases[i].text, strlen(cases[i].text)) != 0) fail_msg("%s: %s", cases[i].form, text);
+        plx_examples_free(examples);
+        close_file(&made);
+    }
+}
+
+static void records(void **state)
+{
+    (void)state;
+    static const char lines[] = "{\"prompt\": \"2+2=\", \"completion\": \"4\"}\n\n"
+                                "{\"instruction\": \"Add\", \"input\": \"1 1\", \"output\": \"2\"}\n"
+                                "{\"instruction\": \"Say a\", \"input\": \"\", \"response\": \"a\"}\n"
+                                "{\"conversations\": [{\"from\": \"human\", \"value\": \"q\"}, {\"from\": \"gpt\", "
+                                "\"value\": \"r\"}, {\"from\": \"human\", \"value\": \"s\"}, {\"from\": \"gpt\", "
+                                "\"value\": \"t\"}]}\n";
+    static const char *const texts[] = {"|2+2=[4$]", "|User: Add\n\n1 1$\n\nAssistant:[ 2$]\n\n",
+                                        "|User: Say a$\n\nAssistant:[ a$]\n\n",
+                                        "|User: q$\n\nAssistant:[ r$]\n\nUser: s$\n\nAssistant:[ t$]\n\n"};
+    opened made = open_file("records.jsonl", lines);
+    plx_examples *examples;
+    char all[2000] = "";
+    expect_ok(made.context, read_examples(&made, "plain", NULL, &examples));
+    size_t rows = plx_examples_rows(examples);
+    assert_true(rows >= 1 && rows <= 3);
+    for (size_t r = 0; r < rows; r++) strcat(all, row_text(examples, r));
+    for (size_t i = 0; i < 4; i++)
+        if (strstr(all, texts[i]) == NULL) fail_msg("no '%s' in '%s'", texts[i], all);
+    plx_examples_free(examples);
+    close_file(&made);
+
+    opened list = open_file("list.json",
+                            "[{\"prompt\": \"a\", \"response\": \"b\"}, {\"prompt\": \"c\", \"completion\": \"d\"}]");
+    expect_ok(list.context, read_examples(&list, "plain", NULL, &examples));
+    assert_int_equal(plx_examples_rows(examples), 1);
+    plx_examples_free(examples);
+    close_file(&list);
+}
+
+static void refusals(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name, *text, *says;
+    } cases[] = {
+        {"a.jsonl", "{\"prompt\": \"a\", \"completion\": \"b\"}\n{\"prompt\": \"a\"}\n", "a.jsonl:2: "},
+        {"a.jsonl", "{\"text\": \"a\"}\n", "messages"},
+        {"a.jsonl", "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}\n", "no answer"},
+        {"a.jsonl", "{\"messages\": [{\"role\": \"tool\", \"content\": \"a\"}]}\n", "role"},
+        {"a.jsonl", "{\"messages\": [{\"role\": \"user\"}]}\n", "content"},
+        {"a.jsonl", "{\"messages\": []}\n", "no answer"},
+        {"a.jsonl", "{\"instruction\": \"a\"}\n", "output"},
+        {"a.jsonl", "{\"prompt\": 3}\n", "a.jsonl:1: "},
+        {"a.jsonl", "{\"prompt\": \"a\", \"completion\": \"b\"\n", "no JSON"},
+        {"a.json", "{}", "list"},
+        {"a.json", "[{\"prompt\": \"a\", \"completion\": \"b\"}, {}]", "record 2: "},
+        {"a.json", "[", "a.json"},
+        {"a.txt", "hello", ".jsonl"},
+        {"a.jsonl", "", "no example"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        opened made = open_file(cases[i].name, cases[i].text);
+        plx_examples *examples;
+        assert_int_not_equal(read_examples(&made, "plain", NULL, &examples), PLX_OK);
+        assert_null(examples);
+        if (strstr(plx_context_error(made.context)->message, cases[i].says) == NULL)
+            fail_msg("case %zu says '%s'", i, plx_context_error(made.context)->message);
+        close_file(&made);
+    }
+}
+
+/* Examples too long are cut; those whose answer goes with it are out; training and held-out rows share none. */
+static void long_and_held_out(void **state)
+{
+    (void)state;
+    char text[8000] = "", line[400], big[200];
+    memset(big, 'x', 150);
+    big[150] = '\0';
+    snprintf(text, sizeof text,
+             "{\"prompt\": \"%s\", \"completion\": \"a\"}\n{\"prompt\": \"p\", \"completion\": \"%s\"}\n", big, big);
+    for (int i = 0; i < 26; i++) {
+        snprintf(line, sizeof line, "{\"prompt\": \"%c\", \"completion\": \"%c\"}\n", 'A' + i, 'A' + i);
+        strcat(text, line);
+    }
+    opened made = open_file("many.jsonl", text);
+    char *section_text = NULL;
+    assert_true(asprintf(&section_text,
+                         "format: conversations\ntrain: ['%s']\nsequence_length: %d\nvalid_fraction: 0.25\n", made.path,
+                         LENGTH) > 0);
+    plx_node *section;
+    plx_data *data;
+    expect_ok(made.context, plx_node_parse_yaml(made.context, "data", section_text, strlen(section_text), &section));
+    expect_ok(made.context, plx_data_open(made.context, section, 1, "unused", &data));
+    bool learnt[2][128] = {{false}};
+    plx_batch batch;
+    size_t bytes = 0;
+    for (int part = 0; part < 2; part++) {
+        size_t rows = part == 0 ? plx_data_train_rows(data) : plx_data_valid_rows(data);
+        assert_true(rows >= 1);
+        if (part == 0)
+            expect_ok(made.context, plx_data_train(data, 0, rows, &batch));
+        else
+            expect_ok(made.context, plx_data_valid(data, 0, rows, &batch, &bytes));
+        for (size_t i = 0; i < rows * LENGTH; i++)
+            if (batch.mask[i] > 0 && batch.targets[i] < 128) learnt[part][batch.targets[i]] = true;
+    }
+    assert_true(bytes >= 6 && learnt[0]['x'] && !learnt[0]['a'] && !learnt[1]['a']);
+    for (int c = 'A'; c < 'A' + 26; c++)
+        if (learnt[0][c] == learnt[1][c]) fail_msg("%c: in %s", c, learnt[0][c] ? "both" : "neither");
+    plx_data_free(data);
+    plx_node_free(made.context, section);
+    free(section_text);
+    close_file(&made);
+}
+
+static void recognising(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *jinja, *name, *system;
+    } cases[] = {
+        {NULL, "plain", NULL},
+        {"", "plain", NULL},
+        {"{{'<|im_start|>' + message['role'] + '\\n'}}", "chatml", NULL},
+        {"{% if x %}{{ '<|im_start|>system\\n' + m }}{{ '<|im_start|>system\\nYou\\'re \\n\\\"it\\\".<|im_end|>\\n' }}",
+         "chatml", "You're \n\"it\"."},
+        {"{{'<|start_header_id|>' + r + '<|end_header_id|>\\n\\n'}}", "llama3", NULL},
+        {"{{'<|start_header_id|>'}} Cutting Knowledge Date: {{ date }}", NULL, NULL},
+        {"{{ '<|user|>\\n' }}{{ '<|assistant|>' }}", "zephyr", NULL},
+        {"[INST] {{ x }} [/INST]", NULL, NULL},
+    };
+    plx_context *context = test_context(1, NULL, NULL);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const plx_chat_template *form;
+        char *system;
+        plx_status status = plx_chat_recognise(context, cases[i].jinja, &form, &system);
+        assert_int_equal(status, cases[i].name != NULL ? PLX_OK : PLX_ERROR_UNSUPPORTED);
+        if (cases[i].name == NULL) continue;
+        assert_string_equal(plx_chat_name(form), cases[i].name);
+        if (cases[i].system == NULL)
+            assert_null(system);
+        else
+            assert_string_equal(system, cases[i].system);
+        plx_free(context, system);
+    }
+    plx_context_free(context);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(forms), cmocka_unit_test(records), cmocka_unit_test(refusals),
+                                       cmocka_unit_test(long_and_held_out), cmocka_unit_test(recognising)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
