@@ -29,7 +29,7 @@ static const char *const kind_names[] = {"random",   "repeats", "parallel", "one
 
 /* One problem with its data as f32 (fast) and as the same numbers in double (reference). */
 typedef struct problem {
-    size_t rows, length, rank, components;
+    size_t rows, length, rank, components, piece;
     plx_grassmann_offsets offsets;
     int32_t start[TOKENS_MOST];
     const int32_t *ids;
@@ -89,20 +89,32 @@ static plx_sequence sequence_of(const problem *p)
     return (plx_sequence){.rows = p->rows, .length = p->length, .start = p->start};
 }
 
+/* In calls for p->piece tokens at a time (0: all at once). */
 static void encode(plx_context *context, const problem *p, plx_type type, const void *z, void *w)
 {
-    memset(w, 0xff, p->rows * p->length * p->components * plx_type_size(type)); /* NaN */
-    plx_grassmann_encode_args args = {
-        type, sequence_of(p), {(void *)(uintptr_t)z, p->rank, p->length * p->rank, NULL, NULL}, p->offsets, w};
-    assert_int_equal(plx_op_run(context, &plx_op_grassmann_encode_forward, &args), PLX_OK);
+    size_t tokens = p->rows * p->length, piece = p->piece > 0 ? p->piece : tokens, size = plx_type_size(type);
+    memset(w, 0xff, tokens * p->components * size); /* NaN */
+    plx_grassmann_encode_args args = {.type = type, .sequence = sequence_of(p), .offsets = p->offsets};
+    args.z = (plx_history){.data = (void *)(uintptr_t)z, .width = p->rank, .row_stride = p->length * p->rank};
+    for (; args.first < tokens; args.first += piece) {
+        args.count = tokens - args.first < piece ? tokens - args.first : piece;
+        args.w = (char *)w + args.first * p->components * size;
+        assert_int_equal(plx_op_run(context, &plx_op_grassmann_encode_forward, &args), PLX_OK);
+    }
 }
 
 static void encode_backward(plx_context *context, const problem *p, plx_type type, const void *z, const void *dw,
                             double *dz)
 {
-    memset(dz, 0xff, p->rows * p->length * p->rank * sizeof(double));
-    plx_grassmann_encode_backward_args args = {type, sequence_of(p), p->rank, p->offsets, p->ids, z, dw, dz};
-    assert_int_equal(plx_op_run(context, &plx_op_grassmann_encode_backward, &args), PLX_OK);
+    size_t tokens = p->rows * p->length, piece = p->piece > 0 ? p->piece : tokens, size = plx_type_size(type);
+    memset(dz, 0xff, tokens * p->rank * sizeof(double));
+    plx_grassmann_encode_backward_args args = {.type = type, .sequence = sequence_of(p), .rank = p->rank,
+                                               .offsets = p->offsets, .ids = p->ids, .z = z, .dz = dz};
+    for (; args.first < tokens; args.first += piece) {
+        args.count = tokens - args.first < piece ? tokens - args.first : piece;
+        args.dw = (const char *)dw + args.first * p->components * size;
+        assert_int_equal(plx_op_run(context, &plx_op_grassmann_encode_backward, &args), PLX_OK);
+    }
 }
 
 static double normwise64(const double *got, const double *want, size_t count)
@@ -133,8 +145,10 @@ static const plx_grassmann_offsets *const offset_sets[] = {&offsets_one, &offset
 static void check_problem(plx_context *context, plx_context *reference, problem *p, const char *kind, const char *level)
 {
     size_t tokens = p->rows * p->length;
+    p->piece = 0;
     encode(reference, p, PLX_F64, p->z64, p->w64);
     encode_backward(reference, p, PLX_F64, p->z64, p->dw64, p->dz64);
+    p->piece = 1 + p->rank / 4; /* of more and of less than a row */
     encode(context, p, PLX_F32, p->z, p->w);
     encode_backward(context, p, PLX_F32, p->z, p->dw, p->dz);
     double forward = normwise(p->w, p->w64, tokens * p->components);
@@ -330,7 +344,8 @@ static void test_history_is_forward(void **state)
             for (size_t t = 0; t < count; t++) start[b * count + t] = p->start[b * LENGTH_MOST + (size_t)past[b] + t];
         }
         plx_grassmann_encode_args args = {
-            PLX_F32, {ROWS_MOST, count, start, past}, {held, RANK, CAPACITY * RANK, slot, base}, p->offsets, w};
+            PLX_F32, {ROWS_MOST, count, start, past}, {held, RANK, CAPACITY * RANK, slot, base}, p->offsets,
+            0, ROWS_MOST * count, w};
         assert_int_equal(plx_op_run(context, &plx_op_grassmann_encode_forward, &args), PLX_OK);
         for (size_t b = 0; b < ROWS_MOST; b++)
             assert_memory_equal(w + b * count * p->components,

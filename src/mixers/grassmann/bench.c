@@ -42,7 +42,7 @@ static plx_status make_encode_forward(plx_bench_problem *problem, const plx_benc
     *args = (plx_grassmann_encode_args){
         .type = problem->type, .sequence = plx_bench_sequence(problem, s->B, s->T),
         .z = {.data = plx_bench_input(problem, tokens * s->rank, 1), .width = s->rank, .row_stride = s->T * s->rank},
-        .offsets = offsets, .w = plx_bench_output(problem, tokens * plx_grassmann_components(s->rank))};
+        .offsets = offsets, .count = tokens, .w = plx_bench_output(problem, tokens * plx_grassmann_components(s->rank))};
     return problem->status;
 }
 
@@ -52,7 +52,7 @@ static plx_status make_encode_backward(plx_bench_problem *problem, const plx_ben
     size_t tokens = s->B * s->T;
     *args = (plx_grassmann_encode_backward_args){
         .type = problem->type, .sequence = plx_bench_sequence(problem, s->B, s->T), .rank = s->rank,
-        .offsets = offsets, .z = plx_bench_input(problem, tokens * s->rank, 1),
+        .offsets = offsets, .count = tokens, .z = plx_bench_input(problem, tokens * s->rank, 1),
         .dw = plx_bench_input(problem, tokens * plx_grassmann_components(s->rank), 1),
         .dz = plx_bench_output_of(problem, PLX_F64, tokens * s->rank)};
     return problem->status;

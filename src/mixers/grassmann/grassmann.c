@@ -14,6 +14,7 @@
 #include "mixers/mixer.h"
 
 #define RANK_MOST 4096
+#define PIECE ((size_t)1024) /* tokens whose w, the widest thing here by far, exist at once: 2 MB at rank 32 */
 
 enum { SCHEDULE_ALL, SCHEDULE_CYCLE };
 enum { BLOCK_PAPER, BLOCK_RESIDUAL };
@@ -161,9 +162,12 @@ static plx_status gate_backward(plx_run *run, const grassmann *self, size_t half
 
 /* ---- forward and backward ---- */
 
-static plx_status encode(plx_run *run, const grassmann *self, const plx_history *z, void *w)
+static size_t least(size_t a, size_t b) { return a < b ? a : b; }
+
+/* w of the tokens first .. first + count - 1 */
+static plx_status encode(plx_run *run, const grassmann *self, const plx_history *z, size_t first, size_t count, void *w)
 {
-    plx_grassmann_encode_args args = {run->type, plx_run_sequence(run), *z, self->offsets, w};
+    plx_grassmann_encode_args args = {run->type, plx_run_sequence(run), *z, self->offsets, first, count, w};
     return plx_run_op(run, &plx_op_grassmann_encode_forward, &args);
 }
 
@@ -176,7 +180,7 @@ static plx_status forward(plx_run *run, void *layer, const void *x, void *y)
     PLX_TRY(plx_kept(run, tokens * self->rank, &self->z));
     PLX_TRY(plx_kept(run, count, &self->g));
     PLX_TRY(plx_kept(run, count, &self->a));
-    PLX_TRY(plx_scratch(run, tokens * self->components, &w));
+    PLX_TRY(plx_scratch(run, least(tokens, PIECE) * self->components, &w));
     plx_grassmann_reduce_args reduce = {
         .type = run->type, .weight_type = self->reduce.weight->type,
         .tokens = tokens, .width = self->hidden, .rank = self->rank,
@@ -185,8 +189,11 @@ static plx_status forward(plx_run *run, void *layer, const void *x, void *y)
     PLX_TRY(plx_run_op(run, &plx_op_grassmann_reduce_forward, &reduce));
     plx_history history = plx_run_history(run, self->z, self->rank);
     if (run->session != NULL) PLX_TRY(plx_state_append(run, 0, self->z, &history));
-    PLX_TRY(encode(run, self, &history, w));
-    PLX_TRY(plx_linear_forward(run, &self->plucker, w, tokens, self->g));
+    for (size_t first = 0; first < tokens; first += PIECE) {
+        size_t piece = least(PIECE, tokens - first);
+        PLX_TRY(encode(run, self, &history, first, piece, w));
+        PLX_TRY(plx_linear_forward(run, &self->plucker, w, piece, plx_at(run, self->g, first * self->hidden)));
+    }
     PLX_TRY(gate_forward(run, self, 0, x, self->a));
     PLX_TRY(gate_forward(run, self, 1, self->g, self->a));
     plx_grassmann_fuse_args fuse = {run->type, count, self->a, x, self->g, y};
@@ -195,16 +202,38 @@ static plx_status forward(plx_run *run, void *layer, const void *x, void *y)
     return PLX_OK;
 }
 
-/* dy[tokens,D] -> dx[tokens,D]. w is the widest thing here by far and cheap to make again from z, so it is not kept. */
+/* dg[tokens,D] -> dz[tokens,r] in double, and the gradients of plucker. w is cheap to make again from z, so it is not
+ * kept. */
+static plx_status planes_backward(plx_run *run, const grassmann *self, const void *dg, double *dz)
+{
+    size_t tokens = run->tokens, mark = plx_mark(run);
+    void *w, *dw;
+    PLX_TRY(plx_scratch(run, least(tokens, PIECE) * self->components, &w));
+    PLX_TRY(plx_scratch(run, least(tokens, PIECE) * self->components, &dw));
+    plx_history history = plx_run_history(run, self->z, self->rank);
+    for (size_t first = 0; first < tokens; first += PIECE) {
+        size_t piece = least(PIECE, tokens - first);
+        PLX_TRY(encode(run, self, &history, first, piece, w));
+        PLX_TRY(plx_linear_backward(run, &self->plucker, w, plx_at(run, dg, first * self->hidden), piece, dw, false));
+        plx_grassmann_encode_backward_args args = {
+            .type = run->type, .sequence = plx_run_sequence(run), .rank = self->rank, .offsets = self->offsets,
+            .ids = run->layer == 0 ? run->inputs : NULL, /* x is a function of the token alone */
+            .z = self->z, .first = first, .count = piece, .dw = dw, .dz = dz,
+        };
+        PLX_TRY(plx_run_op(run, &plx_op_grassmann_encode_backward, &args));
+    }
+    plx_release(run, mark);
+    return PLX_OK;
+}
+
+/* dy[tokens,D] -> dx[tokens,D] */
 static plx_status backward(plx_run *run, void *layer, const void *x, const void *dy, void *dx)
 {
     grassmann *self = layer;
     size_t tokens = run->tokens, count = tokens * self->hidden, mark = plx_mark(run);
-    void *da, *dg, *w, *dw, *dz;
+    void *da, *dg, *dz;
     PLX_TRY(plx_scratch(run, count, &da));
     PLX_TRY(plx_scratch(run, count, &dg));
-    PLX_TRY(plx_scratch(run, tokens * self->components, &w));
-    PLX_TRY(plx_scratch(run, tokens * self->components, &dw));
     PLX_TRY(plx_scratch_bytes(run, tokens * self->rank * sizeof(double), &dz));
 
     plx_grassmann_fuse_backward_args fuse = {run->type, count, self->a, x, self->g, dy, da, dx, dg};
@@ -216,15 +245,7 @@ static plx_status backward(plx_run *run, void *layer, const void *x, const void 
                                    .width = self->hidden};
         PLX_TRY(plx_run_op(run, &plx_op_column_sum, &sum));
     }
-    plx_history history = plx_run_history(run, self->z, self->rank);
-    PLX_TRY(encode(run, self, &history, w));
-    PLX_TRY(plx_linear_backward(run, &self->plucker, w, dg, tokens, dw, false));
-    plx_grassmann_encode_backward_args wedge = {
-        .type = run->type, .sequence = plx_run_sequence(run), .rank = self->rank, .offsets = self->offsets,
-        .ids = run->layer == 0 ? run->inputs : NULL, /* x is a function of the token alone */
-        .z = self->z, .dw = dw, .dz = dz,
-    };
-    PLX_TRY(plx_run_op(run, &plx_op_grassmann_encode_backward, &wedge));
+    PLX_TRY(planes_backward(run, self, dg, dz));
     const plx_param *weight = self->reduce.weight, *bias = self->reduce.bias;
     plx_grassmann_reduce_backward_args reduce = {
         .type = run->type, .weight_type = weight->type,

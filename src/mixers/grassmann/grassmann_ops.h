@@ -42,6 +42,8 @@ extern const plx_op plx_op_grassmann_reduce_backward;
 
 /* encode_forward: w[b,t] = mean over the valid D of n^D, zero where none is valid;
  *   n^D = p / max(|p|, epsilon),  p = z_t ^ z_(t-D).
+ * Only the tokens first .. first + count - 1 of the batch (row after row) are computed: P numbers a token are many, so
+ * the module has them made, and used, for as many tokens at once as stay in cache.
  * With t the token's index in its sequence, D is valid when t - D >= start[b,t]. z holds the batch's own tokens and
  * those that they look back at; its width is the rank. */
 typedef struct plx_grassmann_encode_args {
@@ -49,12 +51,15 @@ typedef struct plx_grassmann_encode_args {
     plx_sequence sequence;
     plx_history z;                  /* width r */
     plx_grassmann_offsets offsets;
-    void *w;                        /* [B,T,P] */
+    size_t first, count;
+    void *w;                        /* [count, P] */
 } plx_grassmann_encode_args;
 extern const plx_op plx_op_grassmann_encode_forward;
 
 /* encode_backward, over whole rows (sequence.past NULL): dz from dw, for both places of a z: as z_t and as z_(t-D).
- * Where |p| <= epsilon the derivative is that of p / epsilon. Nothing but z is needed of the forward.
+ * Where |p| <= epsilon the derivative is that of p / epsilon. Nothing but z is needed of the forward. dw is that of the
+ * tokens first .. first + count - 1: their dz are overwritten, those of earlier tokens added to. So calls for one piece
+ * of the batch after another, in order, make the whole.
  *
  * ids: NULL, or says that z_t depends on nothing but ids[b,t] and the weights (a first layer: tokens). Then the wedge
  * of two equal ids is 0 whatever the weights, and has no gradient. Without this the two tokens' dz get parts of
@@ -68,7 +73,8 @@ typedef struct plx_grassmann_encode_backward_args {
     plx_grassmann_offsets offsets;
     const int32_t *ids;             /* [B,T] or NULL */
     const void *z;                  /* [B,T,r] */
-    const void *dw;                 /* [B,T,P] */
+    size_t first, count;
+    const void *dw;                 /* [count, P] */
     double *dz;                     /* [B,T,r] in double, whatever the type: see cpu/reduce.c */
 } plx_grassmann_encode_backward_args;
 extern const plx_op plx_op_grassmann_encode_backward;

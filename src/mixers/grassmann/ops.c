@@ -62,7 +62,7 @@ static double reduce_backward_flops(const void *arguments)
 static double encode_forward_flops(const void *arguments)
 {
     const plx_grassmann_encode_args *a = arguments;
-    double tokens = (double)a->sequence.rows * (double)a->sequence.length, rank = (double)a->z.width;
+    double tokens = (double)a->count, rank = (double)a->z.width;
     return tokens * (1.5 * rank * (rank - 1) + 8 * rank * (double)a->offsets.count);
 }
 
@@ -70,7 +70,7 @@ static double encode_forward_flops(const void *arguments)
 static double encode_backward_flops(const void *arguments)
 {
     const plx_grassmann_encode_backward_args *a = arguments;
-    double tokens = (double)a->sequence.rows * (double)a->sequence.length, rank = (double)a->rank;
+    double tokens = (double)a->count, rank = (double)a->rank;
     return tokens * (4 * rank * (rank - 1) + 16 * rank * (double)a->offsets.count);
 }
 

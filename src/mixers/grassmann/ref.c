@@ -80,9 +80,8 @@ plx_status plx_grassmann_encode_forward_ref(plx_context *context, const void *ar
     double *p = plx_kernel_scratch(context, 2 * components * sizeof(double));
     if (p == NULL) return PLX_ERROR_MEMORY;
     double *sum = p + components;
-    for (size_t b = 0; b < a->sequence.rows; b++)
-        for (size_t t = 0; t < a->sequence.length; t++) {
-            size_t token = b * a->sequence.length + t;
+    for (size_t n = 0; n < a->count; n++) {
+            size_t token = a->first + n, b = token / a->sequence.length, t = token % a->sequence.length;
             int64_t index = (int64_t)t + (a->sequence.past != NULL ? a->sequence.past[b] : 0);
             int64_t start = a->sequence.start[token];
             size_t valid = count_valid(&a->offsets, index, start);
@@ -95,8 +94,8 @@ plx_status plx_grassmann_encode_forward_ref(plx_context *context, const void *ar
                 for (size_t c = 0; c < components; c++) sum[c] += p[c] / fmax(length, PLX_GRASSMANN_EPSILON);
             }
             for (size_t c = 0; c < components; c++)
-                plx_put(a->w, a->type, token * components + c, valid > 0 ? sum[c] / (double)valid : 0);
-        }
+                plx_put(a->w, a->type, n * components + c, valid > 0 ? sum[c] / (double)valid : 0);
+    }
     return PLX_OK;
 }
 
@@ -116,16 +115,16 @@ plx_status plx_grassmann_encode_backward_ref(plx_context *context, const void *a
 {
     const plx_grassmann_encode_backward_args *a = arguments;
     size_t rank = a->rank, components = plx_grassmann_components(rank);
-    size_t tokens = a->sequence.rows * a->sequence.length;
     double *p = plx_kernel_scratch(context, 2 * components * sizeof(double));
     if (p == NULL) return PLX_ERROR_MEMORY;
     double *dn = p + components, *dz = a->dz;
-    for (size_t i = 0; i < tokens * rank; i++) dz[i] = 0;
-    for (size_t token = 0; token < tokens; token++) {
+    for (size_t i = 0; i < a->count * rank; i++) dz[a->first * rank + i] = 0;
+    for (size_t n = 0; n < a->count; n++) {
+        size_t token = a->first + n;
         int64_t t = (int64_t)(token % a->sequence.length), start = a->sequence.start[token];
         size_t valid = count_valid(&a->offsets, t, start), now = token * rank;
         if (valid == 0) continue;
-        for (size_t c = 0; c < components; c++) dn[c] = plx_get(a->dw, a->type, token * components + c) / (double)valid;
+        for (size_t c = 0; c < components; c++) dn[c] = plx_get(a->dw, a->type, n * components + c) / (double)valid;
         for (size_t o = 0; o < a->offsets.count; o++) {
             if (!plx_grassmann_has_gradient(a, token, t, a->offsets.value[o])) continue;
             size_t before = (token - (size_t)a->offsets.value[o]) * rank, c = 0;
