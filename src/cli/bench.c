@@ -9,9 +9,9 @@
 
 typedef struct view {
     plx_cli *cli;
-    char op[64], shape[128];  /* of the last line */
-    double begun, drawn;      /* seconds */
-    int failed;               /* exit status of the output */
+    char op[64], shape[128]; /* of the last line */
+    double begun, drawn;     /* seconds */
+    int failed;              /* exit status of the output */
 } view;
 
 static double now_seconds(void)
@@ -25,8 +25,9 @@ static double now_seconds(void)
 static const char *shape_text(const plx_bench_shape *shape, char *text, size_t bytes)
 {
     *text = '\0';
-#define SIZE_TEXT(name) \
-    if (shape->name != 0) snprintf(text + strlen(text), bytes - strlen(text), "%s%s=%zu", *text ? " " : "", #name, shape->name);
+#define SIZE_TEXT(name)                                                                                                \
+    if (shape->name != 0)                                                                                              \
+        snprintf(text + strlen(text), bytes - strlen(text), "%s%s=%zu", *text ? " " : "", #name, shape->name);
     PLX_BENCH_SIZES(SIZE_TEXT)
 #undef SIZE_TEXT
     return text;
@@ -35,7 +36,7 @@ static const char *shape_text(const plx_bench_shape *shape, char *text, size_t b
 static json_t *shape_json(const plx_bench_shape *shape)
 {
     json_t *object = json_object();
-#define SIZE_JSON(name) \
+#define SIZE_JSON(name)                                                                                                \
     if (shape->name != 0) json_object_set_new(object, #name, json_integer((json_int_t)shape->name));
     PLX_BENCH_SIZES(SIZE_JSON)
 #undef SIZE_JSON
@@ -71,7 +72,8 @@ static void print_row(view *show, const plx_bench_result *r)
     char shape[128], rate[32] = "";
     shape_text(&r->shape, shape, sizeof shape);
     if (strcmp(show->op, r->op) != 0)
-        cli_print(show->cli, "\n%s%s%s\n", r->op, r->convention != NULL ? ": flops are " : ": bytes are each array once",
+        cli_print(show->cli, "\n%s%s%s\n", r->op,
+                  r->convention != NULL ? ": flops are " : ": bytes are each array once",
                   r->convention != NULL ? r->convention : "");
     if (strcmp(show->op, r->op) != 0 || strcmp(show->shape, shape) != 0) {
         char checked[128];
@@ -95,8 +97,10 @@ static void show_result(void *user, const plx_bench_result *result)
 {
     view *show = user;
     wipe(show->cli);
-    if (show->cli->json) print_json(show, result);
-    else print_row(show, result);
+    if (show->cli->json)
+        print_json(show, result);
+    else
+        print_row(show, result);
 }
 
 /* After two seconds: what runs, and how long the rest will take at this pace. */
@@ -119,7 +123,7 @@ static int unknown_pattern(plx_cli *cli, const char *pattern)
     plx_bench_list list;
     const char *names[256], *nearest;
     size_t count = 0;
-    if (plx_bench_list_make(cli->context, &list) != PLX_OK) return cli_fail(cli, PLX_ERROR_MEMORY);
+    if (plx_bench_list_make(cli->context, NULL, &list) != PLX_OK) return cli_fail(cli, PLX_ERROR_MEMORY);
     for (size_t i = 0; i < list.count && count < 256; i++) names[count++] = list.cases[i]->name;
     nearest = cli_nearest(pattern, names, count);
     int status = nearest != NULL
@@ -132,7 +136,7 @@ static int unknown_pattern(plx_cli *cli, const char *pattern)
 static bool known_pattern(plx_cli *cli, const char *pattern, bool *known)
 {
     plx_bench_list list;
-    if (plx_bench_list_make(cli->context, &list) != PLX_OK) return false;
+    if (plx_bench_list_make(cli->context, NULL, &list) != PLX_OK) return false;
     *known = false;
     for (size_t i = 0; i < list.count; i++) *known |= plx_bench_matches(pattern, list.cases[i]->name);
     plx_bench_list_free(cli->context, &list);
@@ -165,9 +169,11 @@ static int measure(plx_cli *cli, plx_bench_options *options)
 int cli_bench(plx_cli *cli, int argc, char **argv)
 {
     plx_bench_options options = {0};
-#define SIZE_OPTION(name) {#name, CLI_SIZE, &options.given.name, "N", "size " #name " instead of the default shapes'", 1, 1 << 24},
+#define SIZE_OPTION(name)                                                                                              \
+    {#name, CLI_SIZE, &options.given.name, "N", "size " #name " instead of the default shapes'", 1, 1 << 24},
     const cli_option table[] = {
         {"impl", CLI_TEXT, &options.impl, "PATTERN", "only implementations of such names", 0, 0},
+        {"mixer", CLI_TEXT, &options.mixer, "NAME", "of the models of train and generate (the first)", 0, 0},
         {"seconds", CLI_REAL, &options.seconds, "S", "of timing each shape (1)", 0, 3600},
         {"rounds", CLI_SIZE, &options.rounds, "N", "instead of as many as fit into --seconds", 1, 200},
         PLX_BENCH_SIZES(SIZE_OPTION){0},

@@ -32,7 +32,7 @@ typedef struct plx_bench_case {
     plx_status (*make)(plx_bench_problem *problem, const plx_bench_shape *shape);
     plx_status (*run)(plx_bench_problem *problem);    /* NULL: the operation on the arguments */
     void (*release)(plx_bench_problem *problem);      /* of problem->own; may be NULL */
-    void *user;                                       /* for make and run */
+    const void *user;                                 /* for make and run */
 } plx_bench_case;
 
 /* operand: rounded where bf16 rounds; result: compared; plain: neither; lent: a result that the case frees;

@@ -57,7 +57,8 @@ static void *add(plx_bench_problem *problem, plx_type type, size_t count, double
     if (problem->status != PLX_OK) return NULL;
     plx_bench_array array = {.type = type, .count = count, .scale = scale, .role = role};
     if (!plx_multiply_sizes(count, plx_type_size(type), &array.bytes)) array.bytes = SIZE_MAX;
-    problem->bytes += (double)array.bytes * (is_result(&array) && (scale != 0 || (role & PLX_BENCH_ZEROED) != 0) ? 2 : 1);
+    problem->bytes +=
+        (double)array.bytes * (is_result(&array) && (scale != 0 || (role & PLX_BENCH_ZEROED) != 0) ? 2 : 1);
     if (problem->dry) return NULL;
     problem->status = plx_device_alloc(problem->context, array.bytes, &array.data);
     if (problem->status != PLX_OK) return NULL;
@@ -98,8 +99,10 @@ void *plx_bench_plain(plx_bench_problem *problem, const void *data, size_t bytes
 {
     void *memory = add(problem, PLX_F32, (bytes + sizeof(float) - 1) / sizeof(float), 0, PLX_BENCH_PLAIN);
     if (memory == NULL) return NULL;
-    if (data == NULL) plx_device_fill(problem->context, memory, 0, bytes);
-    else plx_device_upload(problem->context, memory, data, bytes);
+    if (data == NULL)
+        plx_device_fill(problem->context, memory, 0, bytes);
+    else
+        plx_device_upload(problem->context, memory, data, bytes);
     return memory;
 }
 
@@ -108,7 +111,8 @@ static int32_t *integers(plx_bench_problem *problem, size_t count, size_t divide
     int32_t *host = plx_alloc_array(problem->context, problem->dry ? 1 : count, sizeof *host), *device = NULL;
     plx_random random;
     plx_random_init(&random, 2, (uint64_t)problem->array_count);
-    if (host == NULL) problem->status = PLX_ERROR_MEMORY;
+    if (host == NULL)
+        problem->status = PLX_ERROR_MEMORY;
     else {
         for (size_t i = 0; i < count && !problem->dry; i++)
             host[i] = (int32_t)(divide == 0 ? plx_random_below(&random, most) : i / divide % most);
@@ -129,8 +133,11 @@ int32_t *plx_bench_counts(plx_bench_problem *problem, size_t count, size_t divid
 void plx_bench_watch(plx_bench_problem *problem, const void *data, plx_type type, size_t count)
 {
     if (problem->status != PLX_OK || problem->dry) return;
-    plx_bench_array array = {.data = (void *)(uintptr_t)data, .type = type, .count = count,
-                             .bytes = count * plx_type_size(type), .role = PLX_BENCH_RESULT | PLX_BENCH_LENT};
+    plx_bench_array array = {.data = (void *)(uintptr_t)data,
+                             .type = type,
+                             .count = count,
+                             .bytes = count * plx_type_size(type),
+                             .role = PLX_BENCH_RESULT | PLX_BENCH_LENT};
     append(problem, &array);
 }
 
@@ -156,8 +163,8 @@ plx_status plx_bench_op(plx_bench_problem *problem, const plx_op *op, const void
 plx_status plx_bench_make(plx_bench_problem *problem, plx_context *context, const plx_bench_case *about,
                           const plx_bench_shape *shape, plx_type type, bool rounded, bool dry)
 {
-    *problem = (plx_bench_problem){.context = context, .about = about, .type = type, .rounded = rounded, .dry = dry,
-                                   .seconds = -1};
+    *problem = (plx_bench_problem){
+        .context = context, .about = about, .type = type, .rounded = rounded, .dry = dry, .seconds = -1};
     plx_status status = about->make(problem, shape);
     if (status == PLX_OK) status = problem->status;
     if (status == PLX_OK && problem->flops == 0 && about->op != NULL && about->op->flops != NULL)

@@ -10,13 +10,13 @@
 
 #define REFERENCE_FLOPS 4e8 /* about what the reference computes in half a second */
 #define SAMPLE_SECONDS 2e-3 /* a sample repeats what is shorter */
-enum { IMPLS = 12, SAMPLES = 200, LEAST_ROUNDS = 3 };
+enum { IMPLS = 12, SAMPLES = 200, LEAST_ROUNDS = 3, LAYERS_MOST = 1024 };
 
 typedef struct implementation {
     const char *name;
-    bool bf16;          /* rounds its operands */
-    bool check_only;    /* ref, emulated: no speed is of interest */
-    double peak;        /* GFLOP/s of its level */
+    bool bf16;       /* rounds its operands */
+    bool check_only; /* ref, emulated: no speed is of interest */
+    double peak;     /* GFLOP/s of its level */
     double error;
     double samples[SAMPLES];
     size_t sample_count, repeat;
@@ -40,16 +40,19 @@ static plx_bench_shape with_given(plx_bench_shape shape, plx_bench_shape given)
     for (size_t i = 0; i < SIZES; i++)
         if (sizes_of(&shape)[i] != 0 && sizes_of(&given)[i] != 0) sizes_of(&shape)[i] = sizes_of(&given)[i];
     if (shape.w1 == 0 && shape.H != 0) shape.w1 = given.w1; /* a window where there is none */
-    if (shape.G != 0 && shape.H % shape.G != 0) shape.G = shape.H;
+    if (shape.G != 0 && given.G == 0 && shape.H % shape.G != 0) shape.G = shape.H;
     return shape;
 }
 
 static bool same_shape(const plx_bench_shape *a, const plx_bench_shape *b) { return memcmp(a, b, sizeof *a) == 0; }
 
-/* Makes the shape smaller where that keeps its character: batch, then heads, then the longest side. */
+/* Makes the shape smaller where that keeps its character: batch, then layers, then heads, then the longest side. */
 static bool reduce_shape(plx_bench_shape *shape)
 {
-    if (shape->B > 1) shape->B = 1;
+    if (shape->B > 1)
+        shape->B = 1;
+    else if (shape->layers > 2)
+        shape->layers = (shape->layers + 1) / 2;
     else if (shape->H > 2 && shape->H % 2 == 0 && (shape->G % 2 == 0 || shape->G == 1) && shape->D == 0) {
         shape->H /= 2;
         if (shape->G > 1) shape->G /= 2;
@@ -69,12 +72,21 @@ static plx_status check_shape(bench *run, const plx_bench_case *about, const plx
 #define AT_LEAST_1(size) ((double)((size) > 0 ? (size) : 1))
     double rows = AT_LEAST_1(s->B) * AT_LEAST_1(s->T), wide = AT_LEAST_1(s->H) * AT_LEAST_1(s->d);
     double largest = rows * fmax(fmax(wide, (double)s->vocab), fmax((double)s->D, (double)s->ffn));
-    const double others[] = {AT_LEAST_1(s->M) * AT_LEAST_1(s->N), AT_LEAST_1(s->M) * AT_LEAST_1(s->K),
-                             AT_LEAST_1(s->N) * AT_LEAST_1(s->K), AT_LEAST_1(s->vocab) * AT_LEAST_1(s->D),
-                             AT_LEAST_1(s->M) * AT_LEAST_1(s->vocab), (double)s->count,
-                             rows * AT_LEAST_1(s->rank) * AT_LEAST_1(s->rank), AT_LEAST_1(s->rank) * AT_LEAST_1(s->D)};
+    const double others[] = {AT_LEAST_1(s->M) * AT_LEAST_1(s->N),
+                             AT_LEAST_1(s->M) * AT_LEAST_1(s->K),
+                             AT_LEAST_1(s->N) * AT_LEAST_1(s->K),
+                             AT_LEAST_1(s->vocab) * AT_LEAST_1(s->D),
+                             AT_LEAST_1(s->M) * AT_LEAST_1(s->vocab),
+                             (double)s->count,
+                             rows * AT_LEAST_1(s->rank) * AT_LEAST_1(s->rank),
+                             AT_LEAST_1(s->rank) * AT_LEAST_1(s->D)};
 #undef AT_LEAST_1
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) largest = fmax(largest, others[i]);
+    if (s->G != 0 && s->H % s->G != 0)
+        return plx_fail(run->context, PLX_ERROR_VALUE,
+                        "%s: %zu heads cannot share %zu key/value heads; choose a multiple", about->name, s->H, s->G);
+    if (s->layers > LAYERS_MOST)
+        return plx_fail(run->context, PLX_ERROR_VALUE, "%s: at most %d layers", about->name, LAYERS_MOST);
     if (largest * sizeof(double) <= (double)plx_available_memory() && largest < INT32_MAX) return PLX_OK;
     return plx_fail(run->context, PLX_ERROR_VALUE, "%s: an array of %.3g numbers is too large; use smaller sizes",
                     about->name, largest);
@@ -98,7 +110,10 @@ static double *read_array(plx_context *context, const plx_bench_array *array)
     return values;
 }
 
-typedef struct outputs { double **values; int count; } outputs; /* one an array; NULL where it is no result */
+typedef struct outputs {
+    double **values;
+    int count;
+} outputs; /* one an array; NULL where it is no result */
 
 static void free_outputs(plx_context *context, outputs *all)
 {
@@ -234,8 +249,10 @@ static plx_status list_implementations(bench *run, plx_bench_problem *problem, i
         if (kernel[1].run == NULL && kernel == op->kernels) impl->check_only = false; /* the only one there is */
         if (impl->check_only) continue;
         is_level(kernel->name, &level);
-        if (level == PLX_LEVEL_AMX) impl->peak = run->machine.tile_gflops;
-        else PLX_TRY(peak_of(run, level, &impl->peak));
+        if (level == PLX_LEVEL_AMX)
+            impl->peak = run->machine.tile_gflops;
+        else
+            PLX_TRY(peak_of(run, level, &impl->peak));
     }
     return PLX_OK;
 }
@@ -243,8 +260,8 @@ static plx_status list_implementations(bench *run, plx_bench_problem *problem, i
 /* ---- checking ---- */
 
 /* Sets the errors of all implementations against the reference at `shape`, and what bf16 may be off by. */
-static plx_status check_all(bench *run, const plx_bench_case *about, const plx_bench_shape *shape,
-                            implementation *list, size_t count, double *bf16_bound)
+static plx_status check_all(bench *run, const plx_bench_case *about, const plx_bench_shape *shape, implementation *list,
+                            size_t count, double *bf16_bound)
 {
     outputs reference = {0}, rounded = {0};
     plx_bench_problem problem = {0};
@@ -391,8 +408,12 @@ static plx_status measure_problem(bench *run, plx_bench_problem *problem, const 
         go[i] = !list[i].check_only && list[i].error <= bound_of(about, &list[i], bf16_bound);
     PLX_TRY(time_all(run, problem, list, go, count));
     for (size_t i = 0; i < count; i++) {
-        plx_bench_result result = {.op = about->name, .shape = *shape, .checked = *checked, .reduced = reduced,
-                                   .tolerance = bound_of(about, &list[i], bf16_bound), .convention = about->convention};
+        plx_bench_result result = {.op = about->name,
+                                   .shape = *shape,
+                                   .checked = *checked,
+                                   .reduced = reduced,
+                                   .tolerance = bound_of(about, &list[i], bf16_bound),
+                                   .convention = about->convention};
         report(run, problem, &list[i], &result);
     }
     return PLX_OK;
@@ -447,7 +468,7 @@ plx_status plx_bench_measure(plx_context *context, const plx_bench_options *opti
     plx_bench_list list = {0};
     const plx_bench_case *const *cases = options->cases;
     if (cases == NULL) {
-        PLX_TRY(plx_bench_list_make(context, &list));
+        PLX_TRY(plx_bench_list_make(context, options->mixer, &list));
         cases = list.cases;
     }
     size_t total = 0, done = 0;

@@ -34,6 +34,7 @@ typedef struct plx_bench_options {
     plx_bench_shape given;       /* sizes that take the place of those of the default shapes; 0: as they are */
     size_t rounds;               /* 0: as many as fit into `seconds`, at least 3 */
     double seconds;              /* of timing a shape, all implementations together; 0: 1 */
+    const char *mixer;           /* of the models of train.* and generate.*; NULL: the registry's first */
     const plx_bench_case *const *cases; /* ended by NULL; NULL: all there are */
     void (*result)(void *user, const plx_bench_result *result);
     void *user;
@@ -46,9 +47,15 @@ plx_status plx_bench_measure(plx_context *context, const plx_bench_options *opti
 /* Whether a pattern, as in the options, names a case. */
 bool plx_bench_matches(const char *pattern, const char *name);
 
-/* All cases: shared operations, mixers', layers, steps, training and generation. */
-typedef struct plx_bench_list { const plx_bench_case **cases; size_t count; } plx_bench_list;
-plx_status plx_bench_list_make(plx_context *context, plx_bench_list *list);
+/* All cases: shared operations, mixers', layers, steps, training and generation. The latter two are of layers of
+ * `mixer` (NULL: the registry's first). ERROR_VALUE when there is none of that name. */
+typedef struct plx_bench_list {
+    const plx_bench_case **cases; /* ended by NULL */
+    size_t count;
+    plx_bench_case **made;        /* those of them that the list owns */
+    size_t made_count;
+} plx_bench_list;
+plx_status plx_bench_list_make(plx_context *context, const char *mixer, plx_bench_list *list);
 void plx_bench_list_free(plx_context *context, plx_bench_list *list);
 
 #endif

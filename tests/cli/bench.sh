@@ -11,7 +11,9 @@ check "all are right" bash -c '! grep -qv "\"ok\":true" all.json'
 check "the keys of the Contracts" bash -c \
     '! grep -qvE "^\{\"op\":\"[a-z0-9_.]+\",\"impl\":\"[a-z0-9]+\",\"shape\":\{\"[^}]*\},\"ms\":[^,]+,\"gflops\":[^,]+,\"peak_fraction\":[^,]+,\"max_error\":[^,]+,\"ok\":" all.json'
 for op in matmul.forward matmul.dweight matmul.dinput norm.forward adamw cross_entropy attention.forward \
-    attention.backward nexus.forward nexus.backward simplicial.forward simplicial.backward; do
+    attention.backward nexus.forward nexus.backward simplicial.forward simplicial.backward grassmann.forward \
+    grassmann.backward attention.step nexus.step simplicial.step grassmann.step train.step generate.prefill \
+    generate.decode; do
     check "$op is there" grep -q "\"op\":\"$op\"" all.json
 done
 check "a reference is checked, not timed" bash -c 'grep "\"impl\":\"ref\"" all.json | grep -q "\"ms\":null"'
@@ -20,5 +22,8 @@ expect "an operation's name stands for its parts" 0 'matmul.dinput' "$plexus" be
 expect "a table names how flops are counted" 0 'flops are 4 d a visible pair' "$plexus" bench attention.forward "${tiny[@]}"
 expect "one implementation" 0 'portable' "$plexus" bench rope --impl portable "${tiny[@]}"
 expect "an unknown name, and the nearest" 2 "did you mean 'attention.forward'" "$plexus" bench atention.forward
+expect "another mixer in the models" 0 'tokens/s' "$plexus" bench train.step --mixer grassmann "${tiny[@]}"
+expect "a mixer that there is not" 1 "no mixer 'x'" "$plexus" bench train.step --mixer x
+expect "heads that do not fit" 1 'cannot share' "$plexus" bench attention.forward --H 4 --G 3
 expect "sizes that cannot be" 1 'too large' "$plexus" bench matmul.forward --M 16777216 --N 16777216
 expect "the fenced device" 0 'grassmann' "$plexus" bench 'grassmann.*' --device fenced "${tiny[@]}"
