@@ -157,16 +157,27 @@ typedef struct plx_model_options {
  * first. Errors: ERROR_VALUE or ERROR_FORMAT naming the key; ERROR_MEMORY with the sum. */
 plx_status plx_model_create(plx_context *context, const char *config_json, const plx_model_options *options,
                             plx_model **model);
-/* Opens a model directory (config.json, model.safetensors), or a run's directory by its `latest` checkpoint. options
- * may be NULL; the seed is not used. Errors: ERROR_FILE; ERROR_FORMAT for a file that is damaged, a tensor that is
- * missing, of another shape or too many; ERROR_VALUE naming the key of config.json; ERROR_UNSUPPORTED for a stored
- * type other than f32, f64, f16, bf16; ERROR_MEMORY with the sum. */
-plx_status plx_model_load(plx_context *context, const char *directory, const plx_model_options *options,
+/* Opens a model: a directory (config.json, model.safetensors or shards with an index), Plexus's own or one of the
+ * families of docs/open-models.md; a run's directory, by its `latest` checkpoint; or a .gguf file. options may be NULL;
+ * the seed is not used. Packed weights become `type`. Errors: ERROR_FILE; ERROR_FORMAT for a file that is damaged, a
+ * tensor that is missing, of another shape or too many; ERROR_VALUE naming the key of config.json; ERROR_UNSUPPORTED
+ * naming the architecture, key, value or stored type that Plexus does not have; ERROR_MEMORY with the sum. */
+plx_status plx_model_load(plx_context *context, const char *path, const plx_model_options *options,
                           plx_model **model);
 /* Writes config.json, model.safetensors and generation_config.json into a new directory, first under another
  * name, synced, then renamed: the directory is complete or not there. Errors: ERROR_EXISTS if it is there;
  * ERROR_FILE. */
 plx_status plx_model_save(plx_model *model, const char *directory);
+/* How plx_model_save_as writes; all zero: as plx_model_save. */
+typedef struct plx_layout {
+    const char *family; /* "llama", "qwen2" or "gpt_neox": config.json and tensors as that family has them, which other
+                           programs open; NULL: Plexus's own */
+    bool convert;       /* write every tensor as `type`; else each as it is held */
+    plx_type type;
+} plx_layout;
+/* As plx_model_save, in another layout. ERROR_VALUE for an unknown family; ERROR_UNSUPPORTED naming the layer or key that
+ * the family cannot say; ERROR_EXISTS; ERROR_FILE. */
+plx_status plx_model_save_as(plx_model *model, const char *directory, const plx_layout *layout);
 void plx_model_free(plx_model *model);
 
 typedef struct plx_model_info {
@@ -479,7 +490,7 @@ typedef struct plx_plan {
     size_t layer_count;
     plx_plan_layer *layers;      /* freed with plx_plan_free */
 } plx_plan;
-/* What training the recipe, or a model directory with batches of rows x length tokens (0: 1 row of max_positions),
+/* What training the recipe, or a model (as plx_model_load) with batches of rows x length tokens (0: 1 row of max_positions),
  * needs; nothing of it is allocated. Of a plan that failed nothing need be freed. */
 plx_status plx_plan_recipe(plx_recipe *recipe, plx_plan *plan);
 plx_status plx_plan_model(plx_context *context, const char *directory, size_t rows, size_t length, plx_plan *plan);

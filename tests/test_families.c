@@ -103,8 +103,9 @@ static void check_golden(const char *path, const char *name)
     }
 }
 
-static const char *const directories[] = {"llama",      "llama-grouped", "llama-biases", "llama-linear", "llama-llama3",
-                                          "llama-yarn", "qwen2",         "qwen2-window", "gpt_neox",     "gpt_neox-serial"};
+static const char *const directories[] = {"llama",        "llama-grouped",  "llama-biases", "llama-linear",
+                                          "llama-llama3", "llama-yarn",     "qwen2",        "qwen2-window",
+                                          "gpt_neox",     "gpt_neox-serial"};
 static const char *const ggufs[] = {"llama.gguf", "llama3.gguf", "qwen2.gguf", "gpt_neox.gguf"};
 
 static void test_directories(void **state)
@@ -159,6 +160,93 @@ static void test_packed_types(void **state)
     plx_store_close(store);
 }
 
+/* ---- writing ---- */
+
+/* Every family writes what it reads: the same logits, and the family's names and keys, which the committed directories
+ * have too. */
+static void test_written_back(void **state)
+{
+    (void)state;
+    static double before[LENGTH * VOCAB], after[LENGTH * VOCAB];
+    for (size_t i = 0; i < sizeof directories / sizeof *directories; i++) {
+        char path[128], name[64];
+        plx_model *model;
+        plx_model_options options = {.keep_stored_types = true};
+        plx_source source, written;
+        snprintf(path, sizeof path, GOLDEN "%s", directories[i]);
+        snprintf(name, sizeof name, "written-%zu", i);
+        const char *out = test_path(name);
+        plx_layout layout = {.family = strncmp(directories[i], "gpt", 3) == 0 ? "gpt_neox"
+                                       : directories[i][0] == 'q'             ? "qwen2"
+                                                                              : "llama"};
+        expect_ok(context, plx_model_load(context, path, &options, &model));
+        forward_logits(model, before);
+        expect_ok(context, plx_model_save_as(model, out, &layout));
+        plx_model_free(model);
+        expect_ok(context, plx_model_load(context, out, &options, &model));
+        forward_logits(model, after);
+        plx_model_free(model);
+        assert_memory_equal(before, after, sizeof before);
+        expect_ok(context, plx_source_open(context, path, &source));
+        expect_ok(context, plx_source_open(context, out, &written));
+        expect_ok(context, plx_source_open_tensors(&source));
+        expect_ok(context, plx_source_open_tensors(&written));
+        assert_int_equal(plx_store_count(source.store), plx_store_count(written.store));
+        for (size_t j = 0; j < plx_store_count(source.store); j++)
+            assert_string_equal(plx_store_at(source.store, j)->name, plx_store_at(written.store, j)->name);
+        plx_source_close(&source);
+        plx_source_close(&written);
+    }
+}
+
+/* To our own layout and other types. */
+static void test_converted_types(void **state)
+{
+    (void)state;
+    static double before[LENGTH * VOCAB], after[LENGTH * VOCAB];
+    static const plx_type kept[] = {PLX_F32, PLX_BF16, PLX_F16};
+    plx_model *model, *again;
+    expect_ok(context, plx_model_load(context, GOLDEN "gpt_neox", NULL, &model)); /* stored in f16 */
+    forward_logits(model, before);
+    for (size_t i = 0; i < 3; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "converted-%zu", i);
+        plx_layout layout = {.family = i == 1 ? "gpt_neox" : NULL, .convert = true, .type = kept[i]};
+        expect_ok(context, plx_model_save_as(model, test_path(name), &layout));
+        expect_ok(context, plx_model_load(context, test_path(name), NULL, &again));
+        forward_logits(again, after);
+        double worst = 0;
+        for (size_t j = 0; j < LENGTH * VOCAB; j++) worst = fmax(worst, fabs(before[j] - after[j]));
+        assert_true(kept[i] == PLX_BF16 ? worst > 1e-4 && worst < 0.3 : worst == 0);
+        plx_model_free(again);
+    }
+    plx_model_free(model);
+}
+
+static void test_not_writable(void **state)
+{
+    (void)state;
+    plx_model *model;
+    plx_layout llama = {.family = "llama"}, unknown = {.family = "mamba"};
+    const char *out = test_path("not-written");
+    expect_ok(context, plx_model_load(context, GOLDEN "gpt_neox", NULL, &model));
+    expect_error(context, PLX_ERROR_UNSUPPORTED, "the family llama cannot say", plx_model_save_as(model, out, &llama));
+    expect_error(context, PLX_ERROR_VALUE, "no family 'mamba'; there are llama, qwen2, gpt_neox",
+                 plx_model_save_as(model, out, &unknown));
+    plx_model_free(model);
+    expect_ok(context, plx_model_load(context, GOLDEN "qwen2", NULL, &model));
+    expect_error(context, PLX_ERROR_UNSUPPORTED, "the family llama cannot say attention_",
+                 plx_model_save_as(model, out, &llama));
+    plx_model_free(model);
+    char *config = test_config("nexus", "{}", 2, NULL);
+    expect_ok(context, plx_model_create(context, config, NULL, &model));
+    free(config);
+    expect_error(context, PLX_ERROR_UNSUPPORTED, "layer 0 is of the mixer nexus",
+                 plx_model_save_as(model, out, &llama));
+    plx_model_free(model);
+    assert_false(plx_file_exists(out));
+}
+
 /* ---- configurations ---- */
 
 /* A directory of a family with this config.json and no weights. */
@@ -174,11 +262,11 @@ static plx_status open_config(const char *text, plx_plan *plan)
     return plx_plan_model(context, path, 1, 8, plan);
 }
 
-#define LLAMA(more)                                                                                          \
-    "{\"model_type\": \"llama\", \"architectures\": [\"LlamaForCausalLM\"], \"hidden_size\": 16, "            \
+#define LLAMA(more)                                                                                                    \
+    "{\"model_type\": \"llama\", \"architectures\": [\"LlamaForCausalLM\"], \"hidden_size\": 16, "                     \
     "\"intermediate_size\": 24, \"num_attention_heads\": 2, \"num_hidden_layers\": 2, \"vocab_size\": 11" more "}"
-#define NEOX(more)                                                                                           \
-    "{\"model_type\": \"gpt_neox\", \"hidden_size\": 16, \"intermediate_size\": 24, \"num_attention_heads\": 2, "   \
+#define NEOX(more)                                                                                                     \
+    "{\"model_type\": \"gpt_neox\", \"hidden_size\": 16, \"intermediate_size\": 24, \"num_attention_heads\": 2, "      \
     "\"num_hidden_layers\": 2, \"vocab_size\": 11" more "}"
 
 static void accept(const char *text)
@@ -199,7 +287,8 @@ static void test_configs_accepted(void **state)
 {
     (void)state;
     accept(LLAMA(""));
-    accept(LLAMA(", \"rope_theta\": 500000, \"rope_scaling\": null, \"pretraining_tp\": 1, \"torch_dtype\": \"bfloat16\""));
+    accept(LLAMA(
+        ", \"rope_theta\": 500000, \"rope_scaling\": null, \"pretraining_tp\": 1, \"torch_dtype\": \"bfloat16\""));
     accept(LLAMA(", \"eos_token_id\": [3, 4, 5], \"is_llama_config\": true, \"rope_interleaved\": false"));
     accept(LLAMA(", \"rope_scaling\": {\"type\": \"linear\", \"factor\": 2}, \"some_new_thing\": null"));
     accept(LLAMA(", \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 32.0, \"low_freq_factor\": 1.0, "
@@ -213,7 +302,8 @@ static void test_configs_refused(void **state)
     (void)state;
     refuse("{\"model_type\": \"mamba\"}", PLX_ERROR_UNSUPPORTED, "model_type 'mamba' is not supported");
     refuse("{\"model_type\": 3}", PLX_ERROR_VALUE, "model_type");
-    refuse(LLAMA(", \"logit_scale\": 0.5"), PLX_ERROR_UNSUPPORTED, "'logit_scale' (0.5) is not known for the family llama");
+    refuse(LLAMA(", \"logit_scale\": 0.5"), PLX_ERROR_UNSUPPORTED,
+           "'logit_scale' (0.5) is not known for the family llama");
     refuse(LLAMA(", \"quantization_config\": {\"bits\": 4}"), PLX_ERROR_UNSUPPORTED, "quantization_config");
     refuse(LLAMA(", \"hidden_act\": \"gelu\""), PLX_ERROR_VALUE, "llama.hidden_act: 'gelu' is not supported");
     refuse(LLAMA(", \"hidden_act\": 3"), PLX_ERROR_VALUE, "hidden_act");
@@ -222,7 +312,8 @@ static void test_configs_refused(void **state)
     refuse(LLAMA(", \"rope_scaling\": {\"rope_type\": \"longrope\"}"), PLX_ERROR_VALUE, "'longrope'");
     refuse(LLAMA(", \"rope_scaling\": {\"factor\": 2}"), PLX_ERROR_VALUE, "rope_scaling");
     refuse(LLAMA(", \"rope_scaling\": {\"type\": \"linear\"}"), PLX_ERROR_VALUE, "needs the key 'factor'");
-    refuse(LLAMA(", \"rope_scaling\": {\"type\": \"linear\", \"factor\": 2, \"alpha\": 1}"), PLX_ERROR_VALUE, "'alpha'");
+    refuse(LLAMA(", \"rope_scaling\": {\"type\": \"linear\", \"factor\": 2, \"alpha\": 1}"), PLX_ERROR_VALUE,
+           "'alpha'");
     refuse(LLAMA(", \"rope_scaling\": 2"), PLX_ERROR_VALUE, "rope_scaling");
     refuse(LLAMA(", \"rope_scaling\": {}, \"rope_parameters\": {}"), PLX_ERROR_VALUE, "rope_parameters");
     refuse(LLAMA(", \"num_key_value_heads\": [1, 2]"), PLX_ERROR_VALUE, "num_key_value_heads");
@@ -252,7 +343,8 @@ static void test_packed_rows(void **state)
     plx_source_tensor tensor;
     expect_ok(context, plx_source_find(&source, model, plx_model_find_param(model, name), &tensor));
     assert_int_equal(tensor.count, 32);
-    assert_int_equal(tensor.row_bytes, plx_packing_bytes(tensor.stored->packing) * 32 / plx_packing_numbers(tensor.stored->packing));
+    assert_int_equal(tensor.row_bytes,
+                     plx_packing_bytes(tensor.stored->packing) * 32 / plx_packing_numbers(tensor.stored->packing));
     double expected[32 * 32];
     expect_ok(context, plx_model_read_tensor(loaded, name, false, expected, 32 * 32));
     for (size_t first = 0; first < 32; first += 5) {
@@ -260,7 +352,8 @@ static void test_packed_rows(void **state)
         float numbers[5 * 32];
         size_t count = 32 - first < 5 ? 32 - first : 5;
         expect_ok(context, plx_source_read_rows(&source, &tensor, first, count, rows));
-        plx_packing_unpack(tensor.stored->packing, rows, count * 32 / plx_packing_numbers(tensor.stored->packing), numbers);
+        plx_packing_unpack(tensor.stored->packing, rows, count * 32 / plx_packing_numbers(tensor.stored->packing),
+                           numbers);
         for (size_t i = 0; i < count * 32; i++) assert_true((double)numbers[i] == expected[first * 32 + i]);
     }
     plx_model_free(model);
@@ -271,9 +364,11 @@ static void test_packed_rows(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_directories),      cmocka_unit_test(test_ggufs),
-        cmocka_unit_test(test_packed_types),     cmocka_unit_test(test_packed_rows),
-        cmocka_unit_test(test_configs_accepted), cmocka_unit_test(test_configs_refused),
+        cmocka_unit_test(test_directories),     cmocka_unit_test(test_ggufs),
+        cmocka_unit_test(test_packed_types),    cmocka_unit_test(test_packed_rows),
+        cmocka_unit_test(test_written_back),    cmocka_unit_test(test_converted_types),
+        cmocka_unit_test(test_not_writable),    cmocka_unit_test(test_configs_accepted),
+        cmocka_unit_test(test_configs_refused),
     };
     return cmocka_run_group_tests(tests, make_context, free_context);
 }

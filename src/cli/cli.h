@@ -34,6 +34,7 @@
     X(eval, "MODEL", "score a text: loss, perplexity, bits per byte")                                        \
     X(compare, "RECIPE...", "train several recipes on the same data; table and report.html")                \
     X(retrofit, "MODEL", "replace layers of a model by layers of other kinds")                               \
+    X(convert, "MODEL", "write a model in Plexus's layout, or in one that other programs open")              \
     X(plan, "RECIPE|MODEL", "parameters, flops and memory, without running anything")                        \
     X(bench, "[PATTERN]", "speed of every operation and implementation, beside its error")                   \
     X(info, "", "this machine, its measured speed, and the kernels in use")

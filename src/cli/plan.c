@@ -77,6 +77,19 @@ static plx_status plan_recipe(plx_cli *cli, const cli_texts *settings, plx_plan 
     return status;
 }
 
+/* A model is a directory or a GGUF, a recipe any other file. */
+static bool is_model(const char *path)
+{
+    struct stat found;
+    char first[4] = "";
+    if (stat(path, &found) != 0) return false;
+    if (S_ISDIR(found.st_mode)) return true;
+    FILE *file = fopen(path, "rb");
+    bool model = file && fread(first, 1, 4, file) == 4 && memcmp(first, "GGUF", 4) == 0;
+    if (file) fclose(file);
+    return model;
+}
+
 int cli_plan(plx_cli *cli, int argc, char **argv)
 {
     cli_texts settings = {0};
@@ -90,10 +103,7 @@ int cli_plan(plx_cli *cli, int argc, char **argv)
     plx_plan plan = {0};
     int result = cli_parse(cli, "plan", table, 1, 1, argc, argv);
     if (result == CLI_GO_ON) {
-        /* A recipe is a file, a model a directory. */
-        struct stat found;
-        bool model = stat(cli->arguments[0], &found) == 0 && S_ISDIR(found.st_mode);
-        plx_status status = model ? plx_plan_model(cli->context, cli->arguments[0], rows, length, &plan)
+        plx_status status = is_model(cli->arguments[0]) ? plx_plan_model(cli->context, cli->arguments[0], rows, length, &plan)
                                   : plan_recipe(cli, &settings, &plan);
         if (status != PLX_OK)
             result = cli_fail(cli, status);
