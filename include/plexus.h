@@ -250,8 +250,7 @@ plx_status plx_model_gradients(plx_model *model, const plx_batch *batch, double 
  * 4th, 8th, ...) or "all", and the mixer's own keys of config.json: "3,7,11:nexus,order=2". Tensors that both have under
  * one name and shape are taken over, the others are fresh by `seed`. Options that are left open are chosen so that the
  * layer begins as exactly the attention layer it replaces, where the mixer can; where it does not, a warning is logged
- * that says why. Both models stand in memory. Errors: ERROR_VALUE naming text, layer or key; ERROR_UNSUPPORTED for a model
- * loaded with keep_stored_types; ERROR_MEMORY. */
+ * that says why. Both models stand in memory. Errors: ERROR_VALUE naming text, layer or key; ERROR_MEMORY. */
 plx_status plx_model_retrofit(plx_model *model, const char *const *layers, size_t count, uint64_t seed,
                               plx_model **made);
 typedef struct plx_difference {

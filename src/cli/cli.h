@@ -33,6 +33,7 @@
     X(generate, "MODEL", "write text with a model")                                                          \
     X(eval, "MODEL", "score a text: loss, perplexity, bits per byte")                                        \
     X(compare, "RECIPE...", "train several recipes on the same data; table and report.html")                \
+    X(sft, "MODEL", "fine-tune a model on questions and answers")                                            \
     X(retrofit, "MODEL", "replace layers of a model by layers of other kinds")                               \
     X(convert, "MODEL", "write a model in Plexus's layout, or in one that other programs open")              \
     X(plan, "RECIPE|MODEL", "parameters, flops and memory, without running anything")                        \

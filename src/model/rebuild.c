@@ -3,32 +3,45 @@
 
 #include <string.h>
 
-static plx_status take_over(const plx_model *old, plx_model *new)
+/* The old model's tensor of the same name and shape, or NULL. */
+static const plx_param *same_in(const plx_model *old, const plx_param *param)
 {
-    for (size_t i = 0; i < new->param_count; i++) {
-        plx_param *to = new->params[i];
-        const plx_param *from = plx_model_find_param(old, to->name);
-        if (from == NULL || from->rank != to->rank || memcmp(from->shape, to->shape, sizeof to->shape) != 0) continue;
-        if (from->type != to->type)
-            return plx_fail(new->context, PLX_ERROR_UNSUPPORTED,
-                            "tensor %s is stored as %s: load the model without keep_stored_types to change it",
-                            from->name, plx_type_name(from->type));
-        plx_device_copy(new->context, to->data, from->data, to->elements * plx_type_size(to->type));
-    }
-    return PLX_OK;
+    const plx_param *from = plx_model_find_param(old, param->name);
+    bool same = from != NULL && from->rank == param->rank && memcmp(from->shape, param->shape, sizeof from->shape) == 0;
+    return same ? from : NULL;
+}
+
+static plx_status outline(plx_model *old, const json_t *object, plx_model **made)
+{
+    plx_context *context = old->context;
+    plx_node *root = NULL;
+    plx_config config;
+    char *text = object != NULL ? json_dumps(object, JSON_REAL_PRECISION(17)) : NULL;
+    if (text == NULL) return plx_fail(context, PLX_ERROR_MEMORY, "no memory left to describe the new model");
+    plx_status status = plx_node_parse_json(context, "config.json", text, strlen(text), &root);
+    if (status == PLX_OK) status = plx_config_parse(context, root, &config);
+    if (status == PLX_OK) status = plx_model_outline(context, &config, old->type, made);
+    plx_node_free(context, root);
+    free(text);
+    return status;
 }
 
 plx_status plx_model_rebuild(plx_model *old, const json_t *config, uint64_t seed, plx_model **made)
 {
-    char *text = config != NULL ? json_dumps(config, JSON_REAL_PRECISION(17)) : NULL;
+    plx_model *model = NULL;
     *made = NULL;
-    if (text == NULL) return plx_fail(old->context, PLX_ERROR_MEMORY, "no memory left to describe the new model");
-    plx_model_options options = {.seed = seed, .type = old->type};
-    plx_status status = plx_model_create(old->context, text, &options, made);
-    free(text);
-    if (status == PLX_OK) status = take_over(old, *made);
-    if (status == PLX_OK) return PLX_OK;
-    plx_model_free(*made);
-    *made = NULL;
+    PLX_TRY(outline(old, config, &model));
+    for (size_t i = 0; i < model->param_count; i++) {
+        const plx_param *from = same_in(old, model->params[i]);
+        if (from != NULL) model->params[i]->type = from->type;
+    }
+    plx_status status = plx_model_allocate(model);
+    if (status == PLX_OK) status = plx_model_initialise(model, seed);
+    for (size_t i = 0; status == PLX_OK && i < model->param_count; i++) {
+        const plx_param *to = model->params[i], *from = same_in(old, to);
+        if (from != NULL) plx_device_copy(old->context, to->data, from->data, to->elements * plx_type_size(to->type));
+    }
+    if (status == PLX_OK) *made = model;
+    else plx_model_free(model);
     return status;
 }

@@ -3,6 +3,7 @@
  * The model section is a config.json whose vocabulary, length and tokenizer come from the data section and whose layers
  * may carry `repeat: n`. It becomes a full config as a tree of nodes that keep the recipe's lines, so that the one
  * reader of configs (model/config.c) and every mixer's own complain about the right line of the recipe. */
+#include "model/families/family.h"
 #include "train/train.h"
 
 #include <math.h>
@@ -10,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LAYERS_MOST = 4096, ROWS_MOST = 1 << 20 };
+enum { LAYERS_MOST = 4096, ROWS_MOST = 1 << 20, LENGTH_USUAL = 512 };
 static const size_t STEPS_MOST = (size_t)1 << 40;
 static const double LR_MOST = 1e6;
 
@@ -102,7 +103,38 @@ static plx_status add_layers(plx_context *context, plx_node *config, const plx_n
     return PLX_OK;
 }
 
-/* The config's tree, the caller's (freed with plx_node_free): the model section, completed from the data section. */
+/* Keys of the model section that are the recipe's, not the config's. */
+static bool is_own_key(const char *key) { return strcmp(key, "from") == 0 || strcmp(key, "weights") == 0; }
+
+/* Fills `config` with the model section's keys, and with those of the model that the run begins with that the section
+ * leaves out. */
+static plx_status add_section(const plx_recipe *recipe, const plx_node *section, plx_node *config)
+{
+    plx_context *context = recipe->context;
+    for (const plx_node *child = section->child; child != NULL; child = child->next) {
+        if (is_own_key(child->key)) continue;
+        if (strcmp(child->key, "layers") == 0 && child->kind == PLX_NODE_LIST) {
+            PLX_TRY(add_layers(context, config, child));
+        } else if (!add_copy(context, config, child, NULL)) {
+            return PLX_ERROR_MEMORY;
+        }
+    }
+    for (const plx_node *child = recipe->from_config != NULL ? recipe->from_config->child : NULL; child != NULL;
+         child = child->next) {
+        if (plx_node_find(config, child->key) == NULL && !add_copy(context, config, child, NULL)) return PLX_ERROR_MEMORY;
+    }
+    return PLX_OK;
+}
+
+/* The whole number under a key of the model that the run begins with, or `otherwise`. */
+static size_t from_size(const plx_recipe *recipe, const char *key, size_t otherwise)
+{
+    const plx_node *node = recipe->from_config != NULL ? plx_node_find(recipe->from_config, key) : NULL;
+    return node != NULL && node->kind == PLX_NODE_NUMBER && node->number >= 1 ? (size_t)node->number : otherwise;
+}
+
+/* The config's tree, the caller's (freed with plx_node_free): the model section, completed from the model that the run
+ * begins with and from the data section. */
 static plx_status build_config(const plx_recipe *recipe, plx_node **result)
 {
     plx_context *context = recipe->context;
@@ -112,9 +144,15 @@ static plx_status build_config(const plx_recipe *recipe, plx_node **result)
     plx_keys keys;
     PLX_TRY(plx_keys_open(&keys, context, section, "model"));
 
-    size_t vocab_size = data->vocab_size, positions = data->sequence_length;
+    bool fresh = recipe->from_config == NULL;
+    size_t vocab_size = from_size(recipe, "vocab_size", data->vocab_size),
+           positions = from_size(recipe, "max_position_embeddings", data->sequence_length);
     PLX_TRY(plx_keys_size(&keys, "vocab_size", &vocab_size, 1, INT32_MAX));
-    if (vocab_size != data->vocab_size) {
+    if (!fresh && vocab_size < data->vocab_size) {
+        return plx_keys_fail(&keys, "from", "the model knows %zu tokens and the data has %zu", vocab_size,
+                             data->vocab_size);
+    }
+    if (fresh && vocab_size != data->vocab_size) {
         return plx_keys_fail(&keys, "vocab_size", "%zu is given and the data has %zu: leave it out", vocab_size,
                              data->vocab_size);
     }
@@ -128,18 +166,12 @@ static plx_status build_config(const plx_recipe *recipe, plx_node **result)
     if (config == NULL) return PLX_ERROR_MEMORY;
     config->file = plx_strdup(context, section->file != NULL ? section->file : recipe->path); /* a root owns its file */
     if (config->file == NULL) { status = PLX_ERROR_MEMORY; goto done; }
-    for (const plx_node *child = section->child; child != NULL && status == PLX_OK; child = child->next) {
-        if (strcmp(child->key, "layers") == 0 && child->kind == PLX_NODE_LIST) {
-            status = add_layers(context, config, child);
-        } else if (!add_copy(context, config, child, NULL)) {
-            status = PLX_ERROR_MEMORY;
-        }
-    }
+    status = add_section(recipe, section, config);
     const struct { const char *key; double value; bool wanted; } completed[] = {
         {"vocab_size", (double)vocab_size, true},
         {"max_position_embeddings", (double)positions, true},
-        {"bos_token_id", (double)data->separator, data->separator >= 0},
-        {"eos_token_id", (double)data->separator, data->separator >= 0},
+        {"bos_token_id", (double)data->separator, fresh && data->separator >= 0},
+        {"eos_token_id", (double)data->separator, fresh && data->separator >= 0},
     };
     for (size_t i = 0; status == PLX_OK && i < sizeof completed / sizeof completed[0]; i++) {
         if (!completed[i].wanted || plx_node_find(config, completed[i].key) != NULL) continue;
@@ -165,6 +197,13 @@ static plx_status read_model(plx_recipe *recipe)
     plx_status status = plx_config_parse(context, tree, &config);
     plx_node_free(context, tree);
     if (status != PLX_OK) return status;
+    if (!recipe->parameters_given && config.adapter.rank > 0) recipe->parameters = PLX_TRAIN_ADAPTER;
+    bool adapter = (recipe->parameters & PLX_TRAIN_ADAPTER) != 0;
+    if (adapter && config.adapter.rank == 0) {
+        plx_config_release(context, &config);
+        return plx_fail(context, PLX_ERROR_VALUE, "%s: train.parameters: the model has no adapter; model.adapter makes one",
+                        recipe->path);
+    }
     if (recipe->options.recompute > config.layer_count) recipe->options.recompute = config.layer_count;
     json_t *object = plx_config_describe(&config);
     char *text = object == NULL ? NULL : plx_json_text(object);
@@ -179,7 +218,59 @@ static plx_status read_model(plx_recipe *recipe)
     return status;
 }
 
+/* model.from: reads the config of the model that the run begins with. Where the data section leaves them out, its tokenizer
+ * becomes the data's and its positions, up to 512, the sequence_length. */
+static plx_status read_from(plx_recipe *recipe)
+{
+    plx_context *context = recipe->context;
+    plx_keys keys; /* not closed: the other keys are for the config's reader */
+    int weights = 0;
+    PLX_TRY(plx_keys_open(&keys, context, plx_recipe_section(recipe, "model"), "model"));
+    PLX_TRY(plx_keys_string(&keys, "from", &recipe->from));
+    PLX_TRY(plx_keys_choice(&keys, "weights", "f32|stored", &weights));
+    recipe->keep_stored_types = weights == 1;
+    if (recipe->from == NULL) {
+        return weights == 1 ? plx_keys_fail(&keys, "weights", "fresh weights are f32: 'stored' needs 'from'") : PLX_OK;
+    }
+    plx_source source;
+    plx_status status = plx_source_open(context, recipe->from, &source);
+    if (status == PLX_OK) {
+        recipe->from_config = source.config;
+        source.config = NULL;
+    }
+    plx_source_close(&source);
+    PLX_TRY(status);
+    plx_node *data = (plx_node *)plx_recipe_section(recipe, "data");
+    if (data == NULL || data->kind != PLX_NODE_MAP || plx_node_find(data, "task") != NULL) return PLX_OK;
+    const plx_node *own = plx_node_find(recipe->from_config, "tokenizer");
+    bool bytes = own != NULL && own->kind == PLX_NODE_STRING && strcmp(own->text, "bytes") == 0, ok = true;
+    size_t positions = from_size(recipe, "max_position_embeddings", LENGTH_USUAL);
+    if (plx_node_find(data, "tokenizer") == NULL)
+        ok &= add_child(data, make_node(context, PLX_NODE_STRING, "tokenizer", bytes ? "bytes" : recipe->from, data));
+    if (plx_node_find(data, "sequence_length") == NULL)
+        ok &= add_number(context, data, "sequence_length", positions < LENGTH_USUAL ? positions : LENGTH_USUAL);
+    return ok ? PLX_OK : PLX_ERROR_MEMORY;
+}
+
 /* ---- the other sections ---- */
+
+/* parameters: all, or new, adapter, or a list of the last two. */
+static plx_status read_parameters(plx_recipe *recipe, plx_keys *keys)
+{
+    static const char *const words[] = {"all", "new", "adapter"};
+    static const unsigned meanings[] = {0, PLX_TRAIN_NEW, PLX_TRAIN_ADAPTER};
+    const plx_node *node = plx_keys_node(keys, "parameters");
+    recipe->parameters_given = node != NULL && node->kind != PLX_NODE_NULL;
+    bool list = recipe->parameters_given && node->kind == PLX_NODE_LIST;
+    for (const plx_node *item = list ? node->child : recipe->parameters_given ? node : NULL; item != NULL;
+         item = list ? item->next : NULL) {
+        size_t i = list; /* "all" stands alone */
+        while (i < 3 && (item->kind != PLX_NODE_STRING || strcmp(item->text, words[i]) != 0)) i++;
+        if (i == 3) return plx_keys_fail(keys, "parameters", "is one of all, new, adapter, or [new, adapter]");
+        recipe->parameters |= meanings[i];
+    }
+    return PLX_OK;
+}
 
 /* freeze: one shell pattern of tensor names, or a list of them. */
 static plx_status read_freeze(plx_recipe *recipe, plx_keys *keys)
@@ -259,6 +350,11 @@ static plx_status read_train(plx_recipe *recipe)
     PLX_TRY(plx_keys_string(&keys, "sample_prompt", &recipe->sample_prompt));
     PLX_TRY(read_recompute(recipe, &keys));
     PLX_TRY(read_freeze(recipe, &keys));
+    PLX_TRY(read_parameters(recipe, &keys));
+    PLX_TRY(plx_keys_real(&keys, "epochs", &recipe->epochs, 0, 1e9));
+    if (recipe->epochs > 0 && plx_keys_has(&keys, "steps")) {
+        return plx_keys_fail(&keys, "epochs", "give epochs or steps, not both");
+    }
     if (recipe->batch_size * recipe->accumulate > ROWS_MOST) {
         return plx_keys_fail(&keys, "accumulate", "batch_size times accumulate is more than %d rows a step", ROWS_MOST);
     }
@@ -317,8 +413,8 @@ static plx_status read_top(plx_recipe *recipe)
 
 /* ---- public ---- */
 
-plx_status plx_recipe_load(plx_context *context, const char *path, const char *const *overrides, size_t count,
-                           plx_recipe **result)
+plx_status plx_recipe_parse(plx_context *context, const char *path, const char *text, const char *const *overrides,
+                            size_t count, plx_recipe **result)
 {
     plx_status status = PLX_OK;
     plx_recipe *recipe = plx_alloc(context, sizeof *recipe);
@@ -326,9 +422,13 @@ plx_status plx_recipe_load(plx_context *context, const char *path, const char *c
     recipe->context = context;
     recipe->path = plx_strdup(context, path);
     if (recipe->path == NULL) { status = PLX_ERROR_MEMORY; goto done; }
-    PLX_TRY_GOTO(status, done, plx_node_read_yaml(context, path, &recipe->root));
+    if (text != NULL)
+        PLX_TRY_GOTO(status, done, plx_node_parse_yaml(context, path, text, strlen(text), &recipe->root));
+    else
+        PLX_TRY_GOTO(status, done, plx_node_read_yaml(context, path, &recipe->root));
     for (size_t i = 0; i < count; i++) PLX_TRY_GOTO(status, done, plx_node_set(context, recipe->root, overrides[i]));
     PLX_TRY_GOTO(status, done, read_top(recipe));
+    PLX_TRY_GOTO(status, done, read_from(recipe));
     PLX_TRY_GOTO(status, done, read_train(recipe));
     PLX_TRY_GOTO(status, done, read_sample(recipe));
     PLX_TRY_GOTO(status, done, plx_data_describe(context, plx_recipe_section(recipe, "data"), &recipe->data));
@@ -340,11 +440,18 @@ done:
     return status;
 }
 
+plx_status plx_recipe_load(plx_context *context, const char *path, const char *const *overrides, size_t count,
+                           plx_recipe **recipe)
+{
+    return plx_recipe_parse(context, path, NULL, overrides, count, recipe);
+}
+
 void plx_recipe_free(plx_recipe *recipe)
 {
     if (recipe == NULL) return;
     plx_context *context = recipe->context;
     plx_node_free(context, recipe->root);
+    plx_node_free(context, recipe->from_config);
     plx_free(context, recipe->config_text);
     plx_free(context, recipe->out);
     plx_free(context, recipe->path);
@@ -367,6 +474,13 @@ const plx_node *plx_recipe_section(const plx_recipe *recipe, const char *name)
     return section != NULL && section->kind == PLX_NODE_NULL ? NULL : section;
 }
 
+static json_t *parameters_json(unsigned parameters)
+{
+    if (parameters == 0) return json_string("all");
+    if (parameters == (PLX_TRAIN_NEW | PLX_TRAIN_ADAPTER)) return json_pack("[ss]", "new", "adapter");
+    return json_string(parameters == PLX_TRAIN_NEW ? "new" : "adapter");
+}
+
 json_t *plx_recipe_describe(const plx_recipe *recipe)
 {
     static const char *const schedules[] = {"cosine", "wsd", "constant"};
@@ -387,12 +501,19 @@ json_t *plx_recipe_describe(const plx_recipe *recipe)
         "log_every", (json_int_t)recipe->log_every, "precision",
         recipe->options.precision == PLX_PRECISION_BF16 ? "bf16" : "f32", "keep", (json_int_t)recipe->keep,
         "recompute", (json_int_t)options->recompute,
-        "freeze", recipe->freeze != NULL ? plx_node_to_json(recipe->freeze) : json_null());
+        "freeze", recipe->freeze != NULL ? plx_node_to_json(recipe->freeze) : json_null(),
+        "parameters", parameters_json(recipe->parameters));
     json_t *sample = json_pack("{s:I, s:f, s:I, s:f, s:f, s:f, s:I}",
         "max_tokens", (json_int_t)recipe->sample.max_tokens, "temperature", sampling->temperature,
         "top_k", (json_int_t)sampling->top_k, "top_p", sampling->top_p, "min_p", sampling->min_p,
         "repetition_penalty", sampling->repetition_penalty, "seed", (json_int_t)sampling->seed);
     json_t *model = json_loads(recipe->config_text, 0, NULL);
+    if (recipe->from != NULL && model != NULL
+        && (json_object_set_new(model, "from", json_string(recipe->from)) != 0
+            || json_object_set_new(model, "weights", json_string(recipe->keep_stored_types ? "stored" : "f32")) != 0)) {
+        json_decref(model);
+        model = NULL;
+    }
     json_t *data = plx_node_to_json(plx_recipe_section(recipe, "data"));
     bool ok = train != NULL && more != NULL && json_object_update(train, more) == 0;
     json_decref(more);

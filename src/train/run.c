@@ -17,7 +17,7 @@
 
 typedef struct training {
     plx_context *context;
-    const plx_recipe *recipe;
+    plx_recipe *recipe;
     const plx_run_options *options;
     plx_run_result *result;
     plx_model *model;
@@ -375,6 +375,58 @@ static plx_status loop(training *run)
     return PLX_OK;
 }
 
+/* Whether only the new model has the tensor: a model with the baseline in place of its layers has none of that name. */
+static plx_status mark_new(training *run)
+{
+    plx_model *model = run->model, *plain = NULL;
+    plx_node *root = NULL;
+    plx_config config;
+    json_t *object = json_loads(plx_model_config(model), 0, NULL);
+    json_t *layers = json_object_get(object, "layers");
+    bool bad = layers == NULL || json_object_set_new(object, "adapter", json_null()) != 0;
+    for (size_t i = 0; i < json_array_size(layers) && !bad; i++) {
+        json_t *layer = json_pack("{s:s}", "mixer", plx_mixers[0]->name);
+        for (const char *const *key = plx_layer_shape_keys; layer != NULL && *key != NULL; key++) {
+            json_t *value = json_object_get(json_array_get(layers, i), *key);
+            if (value != NULL) bad |= json_object_set(layer, *key, value) != 0;
+        }
+        bad |= json_array_set_new(layers, i, layer) != 0;
+    }
+    char *text = bad ? NULL : json_dumps(object, JSON_REAL_PRECISION(17));
+    json_decref(object);
+    if (text == NULL) return plx_fail(run->context, PLX_ERROR_MEMORY, "out of memory for the config of the model");
+    plx_status status = plx_node_parse_json(run->context, "config.json", text, strlen(text), &root);
+    if (status == PLX_OK) status = plx_config_parse(run->context, root, &config);
+    if (status == PLX_OK) status = plx_model_outline(run->context, &config, model->type, &plain);
+    for (size_t i = 0; status == PLX_OK && i < model->param_count; i++) {
+        plx_param *param = model->params[i];
+        if (strstr(param->name, ".lora_") == NULL && plx_model_find_param(plain, param->name) == NULL)
+            param->trainable = true;
+    }
+    plx_model_free(plain);
+    plx_node_free(run->context, root);
+    free(text);
+    return status;
+}
+
+/* train.parameters */
+static plx_status choose_parameters(training *run)
+{
+    plx_model *model = run->model;
+    const unsigned chosen = run->recipe->parameters;
+    size_t trained = 0;
+    if (chosen == 0) return PLX_OK;
+    for (size_t i = 0; i < model->param_count; i++)
+        model->params[i]->trainable = (chosen & PLX_TRAIN_ADAPTER) != 0 && strstr(model->params[i]->name, ".lora_") != NULL;
+    if ((chosen & PLX_TRAIN_NEW) != 0) PLX_TRY(mark_new(run));
+    for (size_t i = 0; i < model->param_count; i++) trained += model->params[i]->trainable;
+    if (trained == 0)
+        return plx_fail(run->context, PLX_ERROR_VALUE,
+                        "%s: train.parameters: the model has nothing new: all its layers are those of %s",
+                        run->recipe->path, plx_mixers[0]->name);
+    return PLX_OK;
+}
+
 static plx_status freeze(training *run)
 {
     const plx_node *list = run->recipe->freeze;
@@ -389,13 +441,32 @@ static plx_status freeze(training *run)
     return PLX_OK;
 }
 
-/* Makes model and trainer, with fresh weights. */
-static plx_status make_model(training *run)
+/* The recipe's model with the weights of the one that it begins with. */
+static plx_status begin_from(training *run, const plx_model_options *options)
+{
+    const plx_recipe *recipe = run->recipe;
+    plx_model_options stored = *options;
+    plx_model *old = NULL;
+    stored.keep_stored_types = recipe->keep_stored_types;
+    PLX_TRY(plx_model_load(run->context, recipe->from, &stored, &old));
+    json_t *config = json_loads(recipe->config_text, 0, NULL);
+    plx_status status = plx_model_rebuild(old, config, recipe->seed, &run->model);
+    json_decref(config);
+    plx_model_free(old);
+    return status;
+}
+
+/* Makes model and trainer; saved: a checkpoint's weights follow. */
+static plx_status make_model(training *run, bool saved)
 {
     const plx_recipe *recipe = run->recipe;
     plx_model_options options = {.seed = recipe->seed, .type = PLX_F32};
     plx_model_info info;
-    PLX_TRY(plx_model_create(run->context, recipe->config_text, &options, &run->model));
+    if (recipe->from != NULL && (!saved || recipe->keep_stored_types)) /* types as stored, also when going on */
+        PLX_TRY(begin_from(run, &options));
+    else
+        PLX_TRY(plx_model_create(run->context, recipe->config_text, &options, &run->model));
+    PLX_TRY(choose_parameters(run));
     PLX_TRY(freeze(run));
     PLX_TRY(plx_model_describe(run->model, &info));
     run->result->parameters = info.parameters;
@@ -446,6 +517,20 @@ static void tell_start(training *run)
     tell(run, &event);
 }
 
+/* train.epochs in steps. */
+static plx_status count_epochs(training *run)
+{
+    plx_recipe *recipe = run->recipe;
+    uint64_t rows = plx_data_train_rows(run->data);
+    if (recipe->epochs == 0) return PLX_OK;
+    if (rows == 0)
+        return plx_fail(run->context, PLX_ERROR_VALUE, "%s: train.epochs: a task has no end: give train.steps",
+                        recipe->path);
+    double steps = ceil(recipe->epochs * (double)rows / (double)(recipe->batch_size * recipe->accumulate));
+    recipe->options.steps = steps < 1 ? 1 : (size_t)steps;
+    return PLX_OK;
+}
+
 static plx_status begin(training *run)
 {
     plx_context *context = run->context;
@@ -469,12 +554,13 @@ static plx_status begin(training *run)
     plx_status status = plx_data_open(context, plx_recipe_section(recipe, "data"), recipe->seed, cache, &run->data);
     plx_free(context, cache);
     PLX_TRY(status);
+    PLX_TRY(count_epochs(run));
     if (recipe->sample_every > 0 && recipe->data.tokenizer[0] != '\0') {
         PLX_TRY(plx_tokenizer_open(context, recipe->data.tokenizer, &run->tokenizer));
     }
     run->parts = plx_alloc_array(context, recipe->accumulate, sizeof *run->parts);
     if (run->parts == NULL) return PLX_ERROR_MEMORY;
-    PLX_TRY(make_model(run));
+    PLX_TRY(make_model(run, latest > 0));
     if (latest > 0) PLX_TRY(restore(run, latest));
     if (run->trainer->step > recipe->options.steps) {
         return plx_fail(context, PLX_ERROR_VALUE, "%s is at step %zu already, beyond train.steps, %zu", recipe->out,

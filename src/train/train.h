@@ -36,8 +36,18 @@ struct plx_recipe {
     const char *sample_prompt;    /* in root */
     plx_generate_options sample;  /* of sampling during the run */
     const plx_node *freeze;       /* in root: the list of patterns, or NULL */
+    const char *from;             /* in root: the model that the run begins with; NULL: fresh weights */
+    bool keep_stored_types;       /* of `from` */
+    double epochs;                /* 0: options.steps counts */
+    plx_node *from_config;        /* its config.json */
+    bool parameters_given;
+    unsigned parameters;          /* what is trained: PLX_TRAIN_.. together; 0: everything */
     uint64_t seed;
 };
+enum { PLX_TRAIN_NEW = 1, PLX_TRAIN_ADAPTER = 2 };
+/* Of a recipe as text; `path` stands for the file in messages. */
+plx_status plx_recipe_parse(plx_context *context, const char *path, const char *text, const char *const *overrides,
+                            size_t count, plx_recipe **recipe);
 /* A section's node; NULL when it is absent or empty. */
 const plx_node *plx_recipe_section(const plx_recipe *recipe, const char *name);
 /* The recipe with every default resolved, itself a recipe that gives the same run; a new reference, NULL when memory is

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# sft.sh - plexus sft: all weights, new ones, adapters; equal beginnings; going on after a stop.
+. "$(dirname "$0")/common.bash"
+text >text.txt
+recipe tiny.yaml 's/layers: .*/layers: [{mixer: attention}, {mixer: attention}]\n  max_position_embeddings: 64/'
+check "a model to start from" "$plexus" train tiny.yaml --quiet
+run=$(sed -n 's/^out: *//p' tiny.yaml)
+for i in $(seq 40); do
+    echo "{\"messages\": [{\"role\": \"user\", \"content\": \"say $((i % 4))\"}, {\"role\": \"assistant\", \"content\": \"aa$((i % 4))\"}]}"
+done >talk.jsonl
+"$plexus" retrofit "$run" --out nexus --layers 1:nexus --quiet >/dev/null 2>&1
+"$plexus" retrofit "$run" --out simplicial --layers 1:simplicial --quiet >/dev/null 2>&1
+sft() { "$plexus" sft "$1" --data talk.jsonl --out "$2" --sequence-length 64 --batch-size 2 --steps 12 "${@:3}"; }
+
+expect "all weights" 0 'done: step 12' sft "$run" all --lr 3e-3
+expect "adapters on a plain model" 0 'done: step 12' sft "$run" lora --lora-rank 4 --lr 1e-2
+expect "adapters on a nexus model" 0 'done: step 12' sft nexus lora-nexus --lora-rank 4 --lr 1e-2 --train new,adapter
+expect "adapters on a simplicial model" 0 'done: step 12' sft simplicial lora-simplicial --lora-rank 4 --lora-targets q_proj,v_proj --lr 1e-2
+expect "the new weights alone" 0 'done: step 12' sft simplicial new --train new --lr 1e-2
+first() { head -1 "$1/metrics.jsonl" | sed 's/.*"loss": *\([0-9.]*\).*/\1/' | cut -c1-7; }
+check "equal first losses: $(first lora) $(first lora-nexus) $(first lora-simplicial)" \
+    test "$(first lora)" = "$(first lora-nexus)" -a "$(first lora)" = "$(first lora-simplicial)"
+falls() { grep '"loss"' "$1/metrics.jsonl" | sed 's/.*"loss": *\([0-9.]*\).*/\1/' | awk 'NR == 1 { a = $1 } { b = $1 } END { exit !(b < a) }'; }
+for kind in all lora lora-nexus lora-simplicial new; do check "the loss falls: $kind" falls $kind; done
+
+sft "$run" whole --lora-rank 4 --set train.save_every=4 --quiet >/dev/null 2>&1
+cp -r whole part
+rm -r part/checkpoints/step-00000008 part/checkpoints/step-00000012
+echo step-00000004 >part/latest
+sed -i 's/"out": *"whole"/"out": "part"/' part/recipe.yaml 2>/dev/null
+expect "going on from step 4" 0 'done: step 12' sft "$run" part --lora-rank 4 --set train.save_every=4 --resume
+check "it ends in the same weights" cmp whole/checkpoints/step-00000012/model.safetensors part/checkpoints/step-00000012/model.safetensors
+expect "the result is a model" 0 '' "$plexus" generate whole --prompt 'User: say 1' --max-tokens 4
+expect "epochs" 0 'done: step' "$plexus" sft "$run" --data talk.jsonl --out epochs --sequence-length 64 --batch-size 4 --epochs 2 --seed 3
+check "as many steps as rows say" test "$(grep -c '"loss"' epochs/metrics.jsonl)" -gt 5
+expect "no data" 2 'data' "$plexus" sft "$run" --out x
+expect "a target that there is none of" 1 'c_attn' sft "$run" x --lora-rank 2 --lora-targets c_attn
+expect "nothing new in a plain model" 1 'nothing new' sft "$run" x --train new
+expect "an unknown template" 1 'chatmml' sft "$run" x --chat-template chatmml
+expect "no conversations" 1 'jsonl' "$plexus" sft "$run" --data text.txt --out x
