@@ -118,8 +118,13 @@ typedef struct plx_machine {
 
 /* Measures for about a quarter of a second, on all threads of the context. ERROR_MEMORY. */
 plx_status plx_machine_measure(plx_context *context, plx_machine *machine);
-/* Calls visit for each operation, shared ones and the mixers', with the implementation that an f32 problem takes. */
-void plx_kernels_visit(plx_context *context, void (*visit)(void *user, const char *op, const char *kernel), void *user);
+
+typedef struct plx_kernel_use {
+    const char *op, *kernel;  /* the operation, and the implementation that an f32 problem takes */
+    const char *passed_over;  /* faster ones and why each is not it: "amx: only with train.precision bf16; ..."; or "" */
+} plx_kernel_use;
+/* Calls visit for each operation, shared ones and the mixers'. What it is given is valid during the call only. ERROR_MEMORY. */
+plx_status plx_kernels_visit(plx_context *context, void (*visit)(void *user, const plx_kernel_use *use), void *user);
 
 /* What the operations of one name and implementation took while the profile was on. */
 typedef struct plx_profile_row {

@@ -694,10 +694,13 @@ static void test_permutation(void **state)
 
 /* ---- the machine ---- */
 
-static void count_kernel(void *user, const char *op, const char *kernel)
+static void count_kernel(void *user, const plx_kernel_use *use)
 {
-    assert_non_null(op);
-    assert_string_equal(kernel, "ref");
+    assert_non_null(use->op);
+    assert_string_equal(use->kernel, "ref");
+    /* all of them name a reason, but for those that have nothing else */
+    if (strcmp(use->op, "adamw") == 0) assert_non_null(strstr(use->passed_over, "portable: another was chosen by name"));
+    if (strcmp(use->op, "gather") == 0) assert_string_equal(use->passed_over, "");
     (*(int *)user)++;
 }
 
@@ -719,7 +722,7 @@ static void test_machine(void **state)
         assert_true(machine.cpu[0] != '\0');
         plx_context_choose_kernel(context, "*", "ref");
         int ops = 0;
-        plx_kernels_visit(context, count_kernel, &ops);
+        assert_int_equal(plx_kernels_visit(context, count_kernel, &ops), PLX_OK);
         assert_true(ops > 10);
         plx_context_free(context);
     }

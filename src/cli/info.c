@@ -1,38 +1,41 @@
-/* info.c - plexus info: this machine, and which implementation each operation takes on it. */
+/* info.c - plexus info: this machine, which implementation each operation takes on it, and why no faster one. */
 #include "cli/cli.h"
 
 typedef struct listing {
     plx_cli *cli;
-    json_t *kernels;
+    json_t *kernels, *passed_over;
     bool failed;
 } listing;
 
-static void add_kernel(void *user, const char *op, const char *kernel)
+static void add_kernel(void *user, const plx_kernel_use *use)
 {
     listing *list = user;
-    if (json_object_set_new(list->kernels, op, json_string(kernel)) != 0) list->failed = true;
+    if (json_object_set_new(list->kernels, use->op, json_string(use->kernel)) != 0) list->failed = true;
+    if (*use->passed_over && json_object_set_new(list->passed_over, use->op, json_string(use->passed_over)) != 0)
+        list->failed = true;
 }
 
-static void print_kernel(void *user, const char *op, const char *kernel)
+static void print_kernel(void *user, const plx_kernel_use *use)
 {
     listing *list = user;
-    cli_print(list->cli, "  %-28s %s\n", op, kernel);
+    if (*use->passed_over) cli_print(list->cli, "  %-28s %-9s not %s\n", use->op, use->kernel, use->passed_over);
+    else cli_print(list->cli, "  %-28s %s\n", use->op, use->kernel);
 }
 
 static int show_json(plx_cli *cli, const plx_machine *machine)
 {
-    listing list = {cli, json_object(), false};
-    if (!list.kernels) return cli_json(cli, NULL);
-    plx_kernels_visit(cli->context, add_kernel, &list);
-    if (list.failed) {
+    listing list = {cli, json_object(), json_object(), false};
+    plx_status status = plx_kernels_visit(cli->context, add_kernel, &list);
+    if (list.failed || status != PLX_OK) {
         json_decref(list.kernels);
-        return cli_json(cli, NULL);
+        json_decref(list.passed_over);
+        return status != PLX_OK ? cli_fail(cli, status) : cli_json(cli, NULL);
     }
     return cli_json(cli,
-                    json_pack("{s:s,s:s,s:s,s:i,s:f,s:f,s:f,s:I,s:o}", "version", PLX_VERSION, "cpu", machine->cpu,
+                    json_pack("{s:s,s:s,s:s,s:i,s:f,s:f,s:f,s:I,s:o,s:o}", "version", PLX_VERSION, "cpu", machine->cpu,
                               "level", machine->level, "threads", machine->threads, "peak_gflops", machine->peak_gflops,
                               "read_gbs", machine->read_gbs, "tile_gflops", machine->tile_gflops, "memory_bytes",
-                              (json_int_t)machine->memory_bytes, "kernels", list.kernels));
+                              (json_int_t)machine->memory_bytes, "kernels", list.kernels, "passed_over", list.passed_over));
 }
 
 static int show(plx_cli *cli, const plx_machine *machine)
@@ -47,10 +50,10 @@ static int show(plx_cli *cli, const plx_machine *machine)
         cli_print(cli, "bf16 tiles    %.0f GFLOP/s measured, operands in L1\n", machine->tile_gflops);
     cli_print(cli, "memory read   %.1f GB/s measured\n", machine->read_gbs);
     cli_print(cli, "memory free   %s\n\n", cli_bytes_text((double)machine->memory_bytes, memory));
-    cli_print(cli, "operation and the implementation that it takes here:\n");
-    listing list = {cli, NULL, false};
-    plx_kernels_visit(cli->context, print_kernel, &list);
-    return cli_finish(cli);
+    cli_print(cli, "operation, the implementation that it takes here, and why none of the faster ones:\n");
+    listing list = {cli, NULL, NULL, false};
+    plx_status status = plx_kernels_visit(cli->context, print_kernel, &list);
+    return status != PLX_OK ? cli_fail(cli, status) : cli_finish(cli);
 }
 
 int cli_info(plx_cli *cli, int argc, char **argv)

@@ -91,7 +91,8 @@ plx_status plx_context_create(const plx_context_options *options, plx_context **
     if (resolved.threads == 0) resolved.threads = processor_count();
     const plx_device *device = plx_device_find(resolved.device != NULL ? resolved.device : "cpu");
     if (device == NULL) return PLX_ERROR_VALUE;
-    plx_level level = processor_level();
+    const plx_level processor = processor_level();
+    plx_level level = processor;
     if (!lower_level(&level, getenv("PLX_LEVEL")) || !lower_level(&level, resolved.level)) return PLX_ERROR_VALUE;
 
     plx_context *made = resolved.allocator.resize(resolved.allocator.user, NULL, sizeof *made);
@@ -102,6 +103,7 @@ plx_status plx_context_create(const plx_context_options *options, plx_context **
     made->options = resolved;
     made->device = device;
     made->level = level;
+    made->processor = processor;
     plx_status status = device->open(made);
     if (status != PLX_OK) {
         resolved.allocator.release(resolved.allocator.user, made);
@@ -127,6 +129,7 @@ void plx_context_free(plx_context *context)
 const plx_error *plx_context_error(const plx_context *context) { return &context->error; }
 int plx_context_threads(const plx_context *context) { return context->options.threads; }
 const char *plx_context_level(const plx_context *context) { return level_names[context->level]; }
+const char *plx_level_name(plx_level level) { return level_names[level]; }
 void plx_context_poison(plx_context *context, bool on) { context->poison = on; }
 
 plx_status plx_context_choose_kernel(plx_context *context, const char *op_pattern, const char *kernel)

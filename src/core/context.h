@@ -34,6 +34,7 @@ struct plx_context {
     const plx_device *device;
     void *device_state;          /* the device's own bookkeeping */
     plx_level level;             /* of the processor, or lower where PLX_LEVEL or the options force it */
+    plx_level processor;         /* what it could be */
     bool poison;                 /* fill every arena with NaN before use (tests) */
     plx_kernel_choice choices[16];
     int choice_count;
@@ -42,6 +43,9 @@ struct plx_context {
     plx_profile *profile;        /* NULL until first enabled */
     plx_error error;
 };
+
+/* "avx2" */
+const char *plx_level_name(plx_level level);
 
 /* Host memory from the context's allocator, 64-byte aligned; zeroed. NULL when none is left: the error is recorded. */
 void *plx_alloc(plx_context *context, size_t bytes);

@@ -121,17 +121,58 @@ plx_status plx_machine_measure(plx_context *context, plx_machine *machine)
     return status;
 }
 
-static void visit_list(plx_context *context, const plx_op *const *ops,
-                       void (*visit)(void *, const char *, const char *), void *user)
+/* ---- which implementations operations take, and why not others ---- */
+
+/* Products by stored weights, x W^T, are what most of the work is. */
+static const plx_matmul_args product = {
+    .m = 256, .n = 256, .k = 256, .lda = 256, .ldb = 256, .ldc = 256, .transpose_b = true};
+static const void *typical_of(const plx_op *op) { return op == &plx_op_matmul ? &product : NULL; }
+
+/* Why a kernel that stands before the one taken is not it. */
+static void put_reason(const plx_context *context, const plx_op *op, const plx_kernel *kernel, FILE *out)
 {
-    for (; ops != NULL && *ops != NULL; ops++) {
-        const plx_kernel *kernel = plx_op_choose(context, *ops, NULL);
-        if (kernel != NULL) visit(user, (*ops)->name, kernel->name);
-    }
+    if (kernel->level > context->processor)
+        fprintf(out, "%s: this processor has %s", kernel->name, plx_level_name(context->processor));
+    else if (kernel->level > context->level)
+        fprintf(out, "%s: held at %s by PLX_LEVEL or the context's options", kernel->name, plx_level_name(context->level));
+    else if (kernel->level == PLX_LEVEL_AMX)
+        fprintf(out, "%s: only with train.precision bf16", kernel->name);
+    else if (typical_of(op) != NULL && !kernel->accepts(typical_of(op)))
+        fprintf(out, "%s: its rows of x W^T would depend on each other on this processor", kernel->name);
+    else
+        fprintf(out, "%s: another was chosen by name", kernel->name);
 }
 
-void plx_kernels_visit(plx_context *context, void (*visit)(void *user, const char *op, const char *kernel), void *user)
+static plx_status visit_op(plx_context *context, const plx_op *op, void (*visit)(void *, const plx_kernel_use *),
+                           void *user)
 {
-    visit_list(context, plx_shared_ops, visit, user);
-    for (size_t i = 0; plx_mixers[i] != NULL; i++) visit_list(context, plx_mixers[i]->ops, visit, user);
+    char *text = NULL;
+    size_t bytes = 0;
+    const plx_kernel *chosen = plx_op_choose(context, op, typical_of(op));
+    if (chosen == NULL) return PLX_OK;
+    FILE *out = open_memstream(&text, &bytes);
+    if (out == NULL) return plx_fail(context, PLX_ERROR_MEMORY, "no memory left for a list of operations");
+    for (const plx_kernel *kernel = op->kernels; kernel < chosen; kernel++) {
+        if (kernel != op->kernels) fputs("; ", out);
+        put_reason(context, op, kernel, out);
+    }
+    plx_status status = PLX_OK;
+    if (fclose(out) != 0) status = plx_fail(context, PLX_ERROR_MEMORY, "no memory left for a list of operations");
+    else visit(user, &(plx_kernel_use){op->name, chosen->name, text});
+    free(text);
+    return status;
+}
+
+static plx_status visit_list(plx_context *context, const plx_op *const *ops,
+                             void (*visit)(void *, const plx_kernel_use *), void *user)
+{
+    for (; ops != NULL && *ops != NULL; ops++) PLX_TRY(visit_op(context, *ops, visit, user));
+    return PLX_OK;
+}
+
+plx_status plx_kernels_visit(plx_context *context, void (*visit)(void *user, const plx_kernel_use *use), void *user)
+{
+    PLX_TRY(visit_list(context, plx_shared_ops, visit, user));
+    for (size_t i = 0; plx_mixers[i] != NULL; i++) PLX_TRY(visit_list(context, plx_mixers[i]->ops, visit, user));
+    return PLX_OK;
 }

@@ -8,7 +8,8 @@
 static bool usable(const plx_context *context, const plx_kernel *kernel, const void *arguments)
 {
     if (kernel->level > context->level) return false;
-    return arguments == NULL || kernel->accepts == NULL || kernel->accepts(arguments);
+    if (arguments == NULL) return kernel->level != PLX_LEVEL_AMX; /* tiles are for problems that allow bf16 */
+    return kernel->accepts == NULL || kernel->accepts(arguments);
 }
 
 const plx_kernel *plx_op_choose(const plx_context *context, const plx_op *op, const void *arguments)

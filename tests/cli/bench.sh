@@ -26,4 +26,7 @@ expect "another mixer in the models" 0 'tokens/s' "$plexus" bench train.step --m
 expect "a mixer that there is not" 1 "no mixer 'x'" "$plexus" bench train.step --mixer x
 expect "heads that do not fit" 1 'cannot share' "$plexus" bench attention.forward --H 4 --G 3
 expect "sizes that cannot be" 1 'too large' "$plexus" bench matmul.forward --M 16777216 --N 16777216
+expect "info says why no better level is taken" 0 'norm.forward +portable +not .*avx2: (held at portable|this processor has)' \
+    env PLX_LEVEL=portable "$plexus" info
+expect "info --json" 0 '"kernels":\{"matmul":"[a-z0-9]+",.*"passed_over":\{' "$plexus" info --json
 expect "the fenced device" 0 'grassmann' "$plexus" bench 'grassmann.*' --device fenced "${tiny[@]}"
