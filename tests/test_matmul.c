@@ -86,7 +86,10 @@ static void test_matmul_large(void **state)
                                       {40, 30, 2600, WEIGHT},
                                       {600, 290, 260, WEIGHT | BETA},
                                       {50, 40, 1200, WEIGHT | BIAS},
-                                      {70, 90, 600, WEIGHT | TRANSPOSE_B}};
+                                      {70, 90, 600, WEIGHT | TRANSPOSE_B},
+                                      {140, 2070, 270, FORWARD},
+                                      {50, 70, 2300, INPUT | BETA},
+                                      {290, 40, 2100, INPUT | BIAS}};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         check_product(sizes[i][0], sizes[i][1], sizes[i][2], (int)sizes[i][3]);
 }

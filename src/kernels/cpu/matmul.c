@@ -1,34 +1,34 @@
 /* matmul.c - C = beta C + A op(B) + bias in f32: the forward and input gradient of a linear layer.
  *
- * op(B), the weights, is packed into panels once a call by all threads. A task is some tiles of rows by as many panels
- * as stay in the second-level cache; it copies the rows of one tile, which then stay in the first-level cache while the
- * panels stream by. Where the rows are few, packing first would cost as much as the product: there a task packs its own
- * panels and goes through all rows. */
+ * k is gone through in steps of PRODUCT_DEPTH. A task is some rows by as many panels as stay, for one step, in the
+ * second-level cache; it copies the rows of one tile, which then stay in the first-level cache while the panels stream
+ * by. op(B), the weights, is packed once a call by all threads where that is little work and memory beside the product;
+ * where the rows are few or the columns many, each task packs the panels of its own for all rows. */
 #include "kernels/cpu/product.h"
 
-#define CACHED ((size_t)1 << 18)      /* numbers of packed panels that a task goes through: 1 MB */
+#define CACHED ((size_t)1 << 18)      /* numbers of packed panels that a task goes through in a step: 1 MB */
 #define TASK_WORK ((double)(1 << 22)) /* multiply-adds of a task: about 40 microseconds */
 #define FEW_ROWS ((size_t)128)
+#define LONG ((size_t)2048) /* k from which on a product is the other file's, but for x W^T with its promise */
+#define MANY_PANELS ((size_t)64)
 
 typedef struct product {
     const plx_matmul_args *a;
-    float *panels; /* [panels][k][PRODUCT_COLUMNS]; where rows are few, as many as a task has for each thread */
+    float *panels; /* shared: [panels][k][PRODUCT_COLUMNS]; else for each thread those of one step of a task */
     float *left;   /* for each thread [PRODUCT_ROWS][PRODUCT_STRIDE] */
-    float *bias;   /* zeros where there is none */
-    size_t all_panels, task_panels, task_rows, tasks_down;
+    float *bias;
+    size_t all_panels, task_panels, task_rows, tasks_down, panel_size;
     bool shared; /* panels are packed once for all */
 } product;
-
-static size_t panel_size(const product *job) { return job->a->k * PRODUCT_COLUMNS; }
 
 static void pack_task(void *argument, size_t index, int thread)
 {
     (void)thread;
     const product *job = argument;
-    product_pack_right(job->a, index * PRODUCT_COLUMNS, 0, job->a->k, job->panels + index * panel_size(job));
+    product_pack_right(job->a, index * PRODUCT_COLUMNS, 0, job->a->k, job->panels + index * job->panel_size);
 }
 
-/* k in [from, to) of a task's rows [row, end) by `count` panels. */
+/* k in [from, to) of a task's rows [row, end) by `count` panels, given from k = from on. */
 static void step(const product *job, size_t row, size_t end, size_t first_panel, size_t count, const float *panels,
                  size_t from, size_t to, float *left)
 {
@@ -44,8 +44,7 @@ static void step(const product *job, size_t row, size_t end, size_t first_panel,
                                    .read = from > 0 || a->beta != 0,
                                    .scale = from > 0 ? 1 : (float)a->beta,
                                    .bias = from > 0 || a->bias == NULL ? NULL : job->bias + column};
-            product_rows(left, PRODUCT_STRIDE, 1, panels + p * panel_size(job) + from * PRODUCT_COLUMNS, to - from,
-                         &store, rows);
+            product_rows(left, PRODUCT_STRIDE, 1, panels + p * job->panel_size, to - from, &store, rows);
         }
     }
 }
@@ -55,18 +54,16 @@ static void task(void *argument, size_t index, int thread)
     const product *job = argument;
     size_t first = index / job->tasks_down * job->task_panels, row = index % job->tasks_down * job->task_rows;
     size_t count = product_least(job->all_panels - first, job->task_panels);
-    size_t end = product_least(job->a->m, row + job->task_rows);
-    float *left = job->left + (size_t)thread * PRODUCT_ROWS * PRODUCT_STRIDE, *panels = job->panels;
-    if (job->shared)
-        panels += first * panel_size(job);
-    else {
-        panels += (size_t)thread * job->task_panels * panel_size(job);
-        for (size_t p = 0; p < count; p++)
-            product_pack_right(job->a, (first + p) * PRODUCT_COLUMNS, 0, job->a->k, panels + p * panel_size(job));
-    }
-    size_t from = 0;
+    size_t end = product_least(job->a->m, row + job->task_rows), from = 0;
+    float *left = job->left + (size_t)thread * PRODUCT_ROWS * PRODUCT_STRIDE;
     do { /* once also where k is 0 */
         size_t to = product_least(job->a->k, from + PRODUCT_DEPTH);
+        float *panels = job->panels + first * job->panel_size + from * PRODUCT_COLUMNS;
+        if (!job->shared) {
+            panels = job->panels + (size_t)thread * job->task_panels * job->panel_size;
+            for (size_t p = 0; p < count; p++)
+                product_pack_right(job->a, (first + p) * PRODUCT_COLUMNS, from, to, panels + p * job->panel_size);
+        }
         step(job, row, end, first, count, panels, from, to, left);
         from = to;
     } while (from < job->a->k);
@@ -76,12 +73,15 @@ static void task(void *argument, size_t index, int thread)
 static void divide(product *job)
 {
     const plx_matmul_args *a = job->a;
+    size_t depth = product_least(a->k, PRODUCT_DEPTH);
     job->all_panels = plx_parts(a->n, PRODUCT_COLUMNS);
-    job->shared = a->m > FEW_ROWS;
-    size_t most = product_most(CACHED / (PRODUCT_COLUMNS * product_least(a->k, PRODUCT_DEPTH) + 1), 2);
+    job->shared = a->m > FEW_ROWS && job->all_panels < MANY_PANELS;
+    job->panel_size = (job->shared ? a->k : depth) * PRODUCT_COLUMNS;
+    size_t most = product_most(CACHED / (PRODUCT_COLUMNS * depth + 1), 2);
     if (!job->shared) most = product_least(most, plx_parts(job->all_panels, 16));
+    if (a->m <= PRODUCT_ROWS) most = 1;
     job->task_panels = plx_parts(job->all_panels, plx_parts(job->all_panels, most));
-    double tile = (double)(PRODUCT_ROWS * job->task_panels) * (double)(panel_size(job) + 1);
+    double tile = (double)(PRODUCT_ROWS * job->task_panels) * (double)(a->k * PRODUCT_COLUMNS + 1);
     size_t tiles = tile < TASK_WORK ? (size_t)(TASK_WORK / tile) : 1;
     if (a->k > PRODUCT_DEPTH) tiles = product_most(tiles, 8); /* each step brings its part of the panels anew */
     job->task_rows = job->shared ? product_least(tiles, 64) * PRODUCT_ROWS : a->m;
@@ -92,11 +92,11 @@ plx_status PLX_CPU(plx_matmul)(plx_context *context, const void *arguments)
 {
     const plx_matmul_args *a = arguments;
     if (a->m == 0 || a->n == 0) return PLX_OK;
-    if (a->transpose_a) return PLX_CPU(plx_matmul_gradient)(context, a);
+    if (a->transpose_a || (!a->transpose_b && a->k >= LONG)) return PLX_CPU(plx_matmul_gradient)(context, a);
     product job = {.a = a};
     divide(&job);
     size_t threads = (size_t)context->options.threads, across = plx_parts(job.all_panels, job.task_panels);
-    size_t panels = (job.shared ? job.all_panels : threads * job.task_panels) * panel_size(&job);
+    size_t panels = (job.shared ? job.all_panels : threads * job.task_panels) * job.panel_size;
     size_t left = threads * PRODUCT_ROWS * PRODUCT_STRIDE, bias = job.all_panels * PRODUCT_COLUMNS;
     job.panels = plx_kernel_scratch(context, (panels + left + bias) * sizeof(float));
     if (job.panels == NULL) return PLX_ERROR_MEMORY;

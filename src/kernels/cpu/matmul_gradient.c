@@ -1,9 +1,10 @@
-/* matmul_gradient.c - C = beta C + A^T op(B) + bias in f32: the weight gradient of a linear layer, where k, the tokens,
- * is long and C small.
+/* matmul_gradient.c - C = beta C + op(A) op(B) + bias in f32 where k is long beside C: the weight gradient of a linear
+ * layer, whose k are the tokens, and the input gradient of a projection to many outputs.
  *
  * C is cut into blocks that stay in the second-level cache; a task goes through its share of k in steps of
- * PRODUCT_DEPTH, packs that step's part of both operands - read row by row, as they lie in memory - and adds their
- * product to the block. Where C has fewer blocks than TASKS, k is divided too: the parts are then summed in order. */
+ * PRODUCT_DEPTH, packs that step's part of both operands - a transposed A is read row by row, as it lies in memory -
+ * and adds their product to the block. Where C has fewer blocks than TASKS, k is divided too: the parts are then summed
+ * in order. */
 #include "kernels/cpu/product.h"
 
 #define BLOCK_ROWS ((size_t)280)
@@ -21,14 +22,30 @@ typedef struct gradient {
 } gradient;
 
 /* k in [from, to) of A's columns of one block: [tile][k][PRODUCT_LANES]. */
+static inline __attribute__((always_inline)) void pack_left_of(const plx_matmul_args *a, size_t row, size_t rows,
+                                                               size_t from, size_t to, float *left, plx_type type)
+{
+    for (size_t k = from; k < to; k++, left += PRODUCT_LANES) {
+        float *tile = left;
+        for (size_t i = 0; i < rows; i += PRODUCT_ROWS, tile += PRODUCT_DEPTH * PRODUCT_LANES)
+            for (size_t j = 0; j < PRODUCT_LANES && i + j < rows; j += PLX_VW)
+                vf_store(tile + j, product_load(a->a, type, k * a->lda + row + i + j, a->m - row - i - j));
+    }
+}
 static void pack_left(const plx_matmul_args *a, size_t row, size_t rows, size_t from, size_t to, float *left)
 {
-    for (size_t k = from; k < to; k++)
-        for (size_t i = 0; i < rows; i += PRODUCT_ROWS)
-            for (size_t j = 0; j < PRODUCT_LANES; j += PLX_VW)
-                if (i + j < rows)
-                    vf_store(left + (i / PRODUCT_ROWS * PRODUCT_DEPTH + k - from) * PRODUCT_LANES + j,
-                             product_load(a->a, a->a_type, k * a->lda + row + i + j, a->m - row - i - j));
+    if (a->a_type == PLX_F32)
+        pack_left_of(a, row, rows, from, to, left, PLX_F32);
+    else
+        pack_left_of(a, row, rows, from, to, left, a->a_type);
+}
+
+/* Brings `count` numbers from `index` on into the second-level cache. */
+static inline void prefetch(const void *data, plx_type type, size_t index, size_t count)
+{
+    size_t size = type == PLX_F32 ? sizeof(float) : sizeof(uint16_t);
+    for (size_t byte = index * size; byte < (index + count) * size; byte += 64)
+        __builtin_prefetch((const char *)data + byte, 0, 2);
 }
 
 static void task(void *argument, size_t index, int thread)
@@ -48,18 +65,35 @@ static void task(void *argument, size_t index, int thread)
         size_t to = product_least(end, from + PRODUCT_DEPTH);
         for (size_t j = 0; j < columns; j += PRODUCT_COLUMNS)
             product_pack_right(a, column + j, from, to, right + j * PRODUCT_DEPTH);
-        pack_left(a, row, rows, from, to, left);
-        for (size_t i = 0; i < rows; i += PRODUCT_ROWS)
+        if (a->transpose_a) pack_left(a, row, rows, from, to, left);
+        /* the next step's operands come while this one's are multiplied: some of their rows with each tile */
+        size_t next = to, ahead = product_least(end, to + PRODUCT_DEPTH);
+        size_t stride = (ahead - to) / (plx_parts(rows, PRODUCT_ROWS) * plx_parts(columns, PRODUCT_COLUMNS)) + 1;
+        for (size_t i = 0; i < rows; i += PRODUCT_ROWS) {
+            size_t count = product_least(rows - i, PRODUCT_ROWS);
+            const float *tile = left;
+            if (a->transpose_a)
+                tile += i * PRODUCT_DEPTH * PRODUCT_LANES / PRODUCT_ROWS;
+            else
+                product_copy_rows(a, row + i, count, from, to, left);
             for (size_t j = 0; j < columns; j += PRODUCT_COLUMNS) {
+                for (size_t last = product_least(ahead, next + stride); next < last; next++) {
+                    if (a->transpose_a) prefetch(a->a, a->a_type, next * a->lda + row, rows);
+                    if (!a->transpose_b) prefetch(a->b, a->b_type, next * a->ldb + column, columns);
+                }
                 product_store store = {.c = c + (row + i) * ldc + column + j,
                                        .ldc = ldc,
                                        .width = product_least(columns - j, PRODUCT_COLUMNS),
                                        .read = from > begin || beta != 0,
                                        .scale = from > begin ? 1 : beta,
                                        .bias = from > begin || job->bias == NULL ? NULL : job->bias + column + j};
-                product_rows(left + i / PRODUCT_ROWS * PRODUCT_DEPTH * PRODUCT_LANES, 1, PRODUCT_LANES,
-                             right + j * PRODUCT_DEPTH, to - from, &store, product_least(rows - i, PRODUCT_ROWS));
+                const float *panel = right + j * PRODUCT_DEPTH;
+                if (a->transpose_a)
+                    product_rows(tile, 1, PRODUCT_LANES, panel, to - from, &store, count);
+                else
+                    product_rows(tile, PRODUCT_STRIDE, 1, panel, to - from, &store, count);
             }
+        }
         from = to;
     } while (from < end);
 }

@@ -66,13 +66,14 @@ static inline __attribute__((always_inline)) void product_transpose(vf rows[PLX_
 }
 
 /* op(B)'s columns [column, column + PRODUCT_COLUMNS) of k in [from, to), as a panel that begins at `from`. */
-static inline void product_pack_right(const plx_matmul_args *a, size_t column, size_t from, size_t to, float *panel)
+static inline __attribute__((always_inline)) void
+product_pack_right_of(const plx_matmul_args *a, size_t column, size_t from, size_t to, float *panel, plx_type type)
 {
     if (!a->transpose_b) {
         for (size_t k = from; k < to; k++)
             for (size_t j = 0; j < PRODUCT_COLUMNS; j += PLX_VW)
                 vf_store(panel + (k - from) * PRODUCT_COLUMNS + j,
-                         column + j < a->n ? product_load(a->b, a->b_type, k * a->ldb + column + j, a->n - column - j)
+                         column + j < a->n ? product_load(a->b, type, k * a->ldb + column + j, a->n - column - j)
                                            : vf_set(0));
         return;
     }
@@ -80,12 +81,19 @@ static inline void product_pack_right(const plx_matmul_args *a, size_t column, s
         for (size_t k = from; k < to; k += PLX_VW) {
             vf rows[PLX_VW];
             for (size_t i = 0; i < PLX_VW; i++)
-                rows[i] = column + j + i < a->n ? product_load(a->b, a->b_type, (column + j + i) * a->ldb + k, to - k)
-                                                : vf_set(0);
+                rows[i] =
+                    column + j + i < a->n ? product_load(a->b, type, (column + j + i) * a->ldb + k, to - k) : vf_set(0);
             product_transpose(rows);
             size_t left = to - k < PLX_VW ? to - k : PLX_VW;
             for (size_t i = 0; i < left; i++) vf_store(panel + (k - from + i) * PRODUCT_COLUMNS + j, rows[i]);
         }
+}
+static inline void product_pack_right(const plx_matmul_args *a, size_t column, size_t from, size_t to, float *panel)
+{
+    if (a->b_type == PLX_F32)
+        product_pack_right_of(a, column, from, to, panel, PLX_F32);
+    else
+        product_pack_right_of(a, column, from, to, panel, a->b_type);
 }
 
 /* `count` rows of A from `row` on, k in [from, to), PRODUCT_STRIDE apart. */
@@ -185,7 +193,7 @@ static inline __attribute__((always_inline)) void product_rows(const float *left
 static inline size_t product_least(size_t a, size_t b) { return a < b ? a : b; }
 static inline size_t product_most(size_t a, size_t b) { return a > b ? a : b; }
 
-/* The product with a transposed A, matmul_gradient.c. */
+/* The products with a transposed A or a long k, matmul_gradient.c. */
 plx_status PLX_CPU(plx_matmul_gradient)(plx_context *context, const plx_matmul_args *a);
 
 #endif

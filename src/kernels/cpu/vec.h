@@ -9,6 +9,9 @@
 #include "kernels/kernels.h"
 
 #include <string.h>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 #define PLX_JOIN2(a, b) a##_##b
 #define PLX_JOIN(a, b) PLX_JOIN2(a, b)
@@ -33,6 +36,16 @@ static inline vf vf_load(const float *p) { return *(const vf_unaligned *)p; }
 static inline void vf_store(float *p, vf v) { *(vf_unaligned *)p = v; }
 static inline vf vf_set(float x) { return x - (vf){0}; }
 /* The first n < PLX_VW elements; the others are `fill`, and stay untouched in a store. */
+#if defined(__AVX512F__)
+static inline vf vf_load_part(const float *p, size_t n, float fill)
+{
+    return (vf)_mm512_mask_loadu_ps((__m512)vf_set(fill), (__mmask16)((1u << n) - 1), p);
+}
+static inline void vf_store_part(float *p, vf v, size_t n)
+{
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
+}
+#else
 static inline vf vf_load_part(const float *p, size_t n, float fill)
 {
     float lanes[PLX_VW];
@@ -45,6 +58,7 @@ static inline void vf_store_part(float *p, vf v, size_t n)
     vf_store(lanes, v);
     for (size_t i = 0; i < n; i++) p[i] = lanes[i];
 }
+#endif
 /* a where mask is set (all bits), else b */
 static inline vf vf_select(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); }
 static inline vf vf_max(vf a, vf b) { return vf_select((vi)(a > b), a, b); }
