@@ -416,6 +416,48 @@ plx_status plx_generate(plx_model *model, plx_tokenizer *tokenizer, const char *
 /* Frees the text of a result, also of one that is all 0. The model is the one that made it. */
 void plx_generated_free(plx_model *model, plx_generated *result);
 
+/* ---- conversations --------------------------------------------------------------------------------------- */
+
+typedef struct plx_conversation plx_conversation;
+typedef struct plx_conversation_options {
+    const char *chat_template; /* "chatml", "llama3", "zephyr", "plain"; NULL: the one that came with the tokenizer, recognised
+                                  by what it contains, plain where none did */
+    const char *system;        /* the system's message; NULL: the template's own, if it has one */
+    size_t capacity;           /* tokens that the conversation may hold; 0: the model's positions, at most 4,096 */
+    size_t max_tokens;         /* of an answer */
+    plx_sampling sampling;
+    /* Called with each piece of an answer as it is made, whole characters; may be NULL. */
+    void (*piece)(void *user, const char *text, size_t bytes);
+    void *user;
+} plx_conversation_options;
+plx_conversation_options plx_conversation_defaults(void); /* 512 tokens, temperature 0.7, top-p 0.95 */
+typedef struct plx_answer {
+    const char *text;          /* the conversation's, until its next call; may be empty */
+    size_t bytes, tokens;
+    bool complete;             /* the model ended it; else max_tokens or the capacity did */
+    size_t read;               /* tokens read before the first word */
+    size_t forgotten;          /* messages dropped from the beginning to make room */
+    double read_seconds, seconds;
+} plx_answer;
+/* Both must outlive it; the options' strings are read during the call. Errors: ERROR_VALUE for an unknown template;
+ * ERROR_UNSUPPORTED for a model's own that is none of them; ERROR_MEMORY with the sum. */
+plx_status plx_conversation_create(plx_model *model, plx_tokenizer *tokenizer, const plx_conversation_options *options,
+                                   plx_conversation **conversation);
+void plx_conversation_free(plx_conversation *conversation);
+/* Asks, and is answered. Only what is new is read by the model. Where the capacity is short the oldest questions and
+ * answers are forgotten. PLX_CANCELLED (the context's cancel callback) ends the answer: what was said of it stays, and the
+ * conversation can go on. ERROR_VALUE for a question that is larger than the capacity. */
+plx_status plx_conversation_ask(plx_conversation *conversation, const char *question, size_t bytes, plx_answer *answer);
+/* Forgets everything but the system's message; the second also sets that (NULL or "": none). */
+plx_status plx_conversation_reset(plx_conversation *conversation);
+plx_status plx_conversation_set_system(plx_conversation *conversation, const char *system);
+/* The messages so far; role is "system", "user" or "assistant". Strings are the conversation's. */
+size_t plx_conversation_count(const plx_conversation *conversation);
+void plx_conversation_message(const plx_conversation *conversation, size_t index, const char **role, const char **text,
+                              size_t *bytes);
+/* The name of its template. */
+const char *plx_conversation_template(const plx_conversation *conversation);
+
 typedef struct plx_evaluation {
     size_t tokens;          /* scored */
     double nll, perplexity, bits_per_byte;

@@ -1,5 +1,6 @@
 /* cli.c - options, output, errors and interruption, for all commands. */
 #include "cli/cli.h"
+#include "core/context.h"
 #include "infer/utf8.h"
 
 #include <ctype.h>
@@ -30,6 +31,22 @@ void cli_catch_signals(void)
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     signal(SIGPIPE, SIG_IGN); /* a reader that goes away shows as a failed write */
+}
+
+void cli_forget_interruption(void)
+{
+    interrupted = 0;
+    cli_catch_signals();
+}
+
+ssize_t cli_read_line(char **line, size_t *room)
+{
+    struct sigaction plain = {.sa_handler = on_interrupt, .sa_flags = SA_RESETHAND}; /* no SA_RESTART: read returns */
+    sigemptyset(&plain.sa_mask);
+    sigaction(SIGINT, &plain, NULL);
+    ssize_t length = getline(line, room, stdin);
+    if (!interrupted) cli_catch_signals();
+    return length;
 }
 
 bool cli_interrupted(void)
@@ -433,4 +450,16 @@ void cli_release(plx_cli *cli)
 {
     free(cli->arguments);
     cli->arguments = NULL;
+}
+
+plx_status cli_open_tokenizer(plx_cli *cli, plx_model *model, plx_tokenizer **tokenizer)
+{
+    json_t *config = json_loads(plx_model_config(model), 0, NULL);
+    const char *name = json_string_value(json_object_get(config, "tokenizer"));
+    plx_status status =
+        name != NULL ? plx_tokenizer_open(cli->context, name, tokenizer)
+                     : plx_fail(cli->context, PLX_ERROR_UNSUPPORTED,
+                                "this model has no tokenizer (it was made for a task), so it cannot write text");
+    json_decref(config);
+    return status;
 }

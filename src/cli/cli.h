@@ -26,11 +26,13 @@
 
 #include <jansson.h>
 #include <stdio.h>
+#include <sys/types.h>
 
 /* name, what stands after it on the command line, one line of help */
 #define CLI_COMMANDS(X)                                                                                      \
     X(train, "RECIPE", "train a model from scratch, or go on with --resume")                                 \
     X(generate, "MODEL", "write text with a model")                                                          \
+    X(chat, "MODEL", "talk with a model that was tuned for it")                                               \
     X(eval, "MODEL", "score a text: loss, perplexity, bits per byte")                                        \
     X(compare, "RECIPE...", "train several recipes on the same data; table and report.html")                \
     X(sft, "MODEL", "fine-tune a model on questions and answers")                                            \
@@ -107,6 +109,13 @@ const char *cli_bytes_text(double bytes, char buffer[32]);
 /* Whether SIGINT or SIGTERM came. The context's cancel callback asks this (and whether stdout is gone). A second one
  * kills. */
 bool cli_interrupted(void);
+
+/* After an answer was stopped: as if no signal had come. */
+void cli_forget_interruption(void);
+/* getline from stdin, which a signal ends as the end of the input does. */
+ssize_t cli_read_line(char **line, size_t *room);
+/* The model's tokenizer, the caller's; an error for the model of a task, which has none. */
+plx_status cli_open_tokenizer(plx_cli *cli, plx_model *model, plx_tokenizer **tokenizer);
 
 /* For main.c. */
 void cli_catch_signals(void);

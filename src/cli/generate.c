@@ -33,17 +33,6 @@ static int read_prompt(const char *path, char **text, size_t *bytes)
     return done ? 0 : 1;
 }
 
-/* The tokenizer that config.json names. */
-static plx_status open_tokenizer(plx_cli *cli, plx_model *model, plx_tokenizer **tokenizer)
-{
-    json_t *config = json_loads(plx_model_config(model), 0, NULL);
-    const char *name = json_string_value(json_object_get(config, "tokenizer"));
-    plx_status status = name ? plx_tokenizer_open(cli->context, name, tokenizer) : PLX_ERROR_UNSUPPORTED;
-    if (!name) cli_error("this model has no tokenizer (it was made for a task), so it cannot write text");
-    json_decref(config);
-    return status;
-}
-
 static int show(plx_cli *cli, const char *prompt, size_t prompt_bytes, const plx_generated *made)
 {
     if (cli->json)
@@ -66,7 +55,7 @@ static int generate(plx_cli *cli, const char *prompt, size_t prompt_bytes, plx_g
     plx_generated made = {0};
     int result;
     plx_status status = plx_model_load(cli->context, cli->arguments[0], NULL, &model);
-    if (status == PLX_OK) status = open_tokenizer(cli, model, &tokenizer);
+    if (status == PLX_OK) status = cli_open_tokenizer(cli, model, &tokenizer);
     if (status == PLX_OK && !cli->json) {
         options->piece = on_piece;
         options->user = cli;
@@ -78,7 +67,7 @@ static int generate(plx_cli *cli, const char *prompt, size_t prompt_bytes, plx_g
         result = show(cli, prompt, prompt_bytes, &made);
     } else {
         if (status == PLX_CANCELLED && !cli->json) cli_print(cli, "\n");
-        result = status == PLX_ERROR_UNSUPPORTED && model && !tokenizer ? 1 : cli_fail(cli, status);
+        result = cli_fail(cli, status);
     }
     if (model) plx_generated_free(model, &made);
     plx_tokenizer_free(tokenizer);

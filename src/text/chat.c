@@ -33,6 +33,7 @@ static const struct {
              {"human", PLX_CHAT_USER},
              {"gpt", PLX_CHAT_ASSISTANT}};
 
+const char *plx_chat_role_name(plx_chat_role role) { return role_names[role]; }
 const char *plx_chat_name(const plx_chat_template *form) { return form->name; }
 const char *plx_chat_names(void) { return "chatml, llama3, zephyr, plain"; }
 
@@ -255,6 +256,11 @@ plx_status plx_chat_open_answer(plx_chat *chat)
     PLX_TRY(begin(chat));
     PLX_TRY(add_form(chat, chat->form->before, PLX_CHAT_ASSISTANT, false));
     return plx_chat_flush(chat);
+}
+
+plx_status plx_chat_close_answer(plx_chat *chat)
+{
+    return add_form(chat, chat->form->after, PLX_CHAT_ASSISTANT, true);
 }
 
 int32_t plx_chat_stop_token(const plx_chat *chat)

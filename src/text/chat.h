@@ -28,6 +28,8 @@ typedef struct plx_chat_message {
 /* "system", "user", "assistant" (and what data sets call them: "human", "gpt"); false for another. */
 bool plx_chat_role_of(const char *name, plx_chat_role *role);
 
+const char *plx_chat_role_name(plx_chat_role role);
+
 /* A conversation on its way to tokens. */
 typedef struct plx_chat {
     const plx_chat_template *form;
@@ -53,6 +55,8 @@ plx_status plx_chat_add_pair(plx_chat *chat, const char *prompt, size_t prompt_b
                              size_t completion_bytes);
 /* Appends what stands before the assistant's answer. All tokens are in the encoder then. */
 plx_status plx_chat_open_answer(plx_chat *chat);
+/* Appends what stands behind an answer that is in the model's sequence already. */
+plx_status plx_chat_close_answer(plx_chat *chat);
 /* Encodes what waits. */
 plx_status plx_chat_flush(plx_chat *chat);
 /* The token that ends an answer, or -1; and the text that does (a question's beginning, or the marker where the
