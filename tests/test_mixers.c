@@ -343,6 +343,43 @@ static void unknown_keys_are_refused(void **state)
     plx_context_free(context);
 }
 
+static size_t planned_bytes(plx_model *model, size_t length)
+{
+    plx_plan plan;
+    expect_ok(model->context, plx_plan_outline(model, 1, length, &plan));
+    size_t bytes = plan.total_bytes;
+    plx_plan_free(model->context, &plan);
+    return bytes;
+}
+
+/* Training on one row: twice the length adds twice the bytes that the doubling before added, and what kernels take
+ * beside the plan (sums of their own for a bounded number of tasks) is less than 8 times the plan. One float for each
+ * pair of tokens and head would be 15 times. */
+static void memory_case(const char *mixer, const char *layer_case)
+{
+    plx_context *context = test_context(2, NULL, NULL);
+    char *config = test_config(mixer, layer_case, 1, NULL);
+    plx_model *model = test_model(context, config, PLX_F32, 5);
+    size_t half = planned_bytes(model, 4096), whole = planned_bytes(model, 8192), twice = planned_bytes(model, 16384);
+    if (!(whole > half && (double)(twice - whole) < 2.01 * (double)(whole - half)))
+        fail_msg("%s %s: %zu, %zu and %zu bytes for 4096, 8192, 16384 tokens", mixer, layer_case, half, whole, twice);
+    test_batch batch = make_batch(1, 2048, VOCAB, 0, 3);
+    double loss;
+    expect_ok(context, plx_model_gradients(model, &batch.batch, &loss));
+    if (!(context->scratch_bytes < 8 * planned_bytes(model, 2048)))
+        fail_msg("%s %s: kernels took %zu bytes, the plan %zu", mixer, layer_case, context->scratch_bytes,
+                 planned_bytes(model, 2048));
+    free_batch(&batch);
+    plx_model_free(model);
+    plx_context_free(context);
+    free(config);
+}
+static void memory_grows_linearly_with_length(void **state)
+{
+    (void)state;
+    each_case(memory_case);
+}
+
 /* Grids of dimensions at which kernels have edges. */
 static void edges_agree_with_the_reference(void **state)
 {
@@ -382,6 +419,7 @@ int main(void)
         cmocka_unit_test(threads_poison_fence_and_recomputation_change_no_bit),
         cmocka_unit_test(checkpoints_round_trip),
         cmocka_unit_test(unknown_keys_are_refused),
+        cmocka_unit_test(memory_grows_linearly_with_length),
         cmocka_unit_test(edges_agree_with_the_reference),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
