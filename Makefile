@@ -4,6 +4,9 @@
 # make sanitize   the tests again under address and undefined-behaviour sanitizers
 # make fuzz       60 seconds (FUZZ_SECONDS) of libFuzzer for each parser
 # make clang      the whole build with clang, warnings as errors
+# make bench      every operation's speed and error (plexus bench), and build/bench.html
+# make bench-peers  PyTorch beside Plexus, in a virtual environment of its own (PEERS_PYTHON=: one that has torch),
+#                 into docs/results/peers.md
 # make deps       install the packages that the others need
 # make install    PREFIX=/usr/local
 CC = gcc
@@ -71,6 +74,15 @@ demo:
 deps:
 	@scripts/deps all
 
+bench: all
+	$(BUILD)/plexus bench --html $(BUILD)/bench.html
+PEERS_PYTHON = $(BUILD)/peers/bin/python
+$(BUILD)/peers/bin/python:
+	python3 -m venv $(BUILD)/peers
+	$(BUILD)/peers/bin/pip install torch numpy
+bench-peers: all $(PEERS_PYTHON)
+	$(PEERS_PYTHON) bench/peers/run.py $(BUILD)/plexus --save $(BUILD)/peers.json --page docs/results/peers.md
+
 # The tests again, with every address and undefined operation checked.
 sanitize:
 	$(MAKE) --no-print-directory BUILD=build-sanitize OPT='-O1 -fsanitize=address,undefined -fno-sanitize-recover=all' check
@@ -84,5 +96,5 @@ install: all
 	install -m 644 include/plexus.h $(PREFIX)/include/
 clean:
 	rm -rf $(BUILD) build-sanitize build-clang build-fuzz
-.PHONY: all demo deps sanitize clang install clean
+.PHONY: all demo deps bench bench-peers sanitize clang install clean
 -include $(OBJECTS:.o=.d) $(CLI_OBJECTS:.o=.d)

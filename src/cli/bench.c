@@ -3,15 +3,18 @@
 #include "lab/bench.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
 typedef struct view {
     plx_cli *cli;
-    char op[64], shape[128]; /* of the last line */
-    double begun, drawn;     /* seconds */
-    int failed;              /* exit status of the output */
+    char op[64], shape[128];  /* of the last line */
+    double begun, drawn;      /* seconds */
+    int failed;               /* exit status of the output */
+    plx_bench_report *report; /* or NULL */
+    plx_status status;        /* of adding to it */
 } view;
 
 static double now_seconds(void)
@@ -19,18 +22,6 @@ static double now_seconds(void)
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
-/* "T=1024 H=8 G=8 d=64" */
-static const char *shape_text(const plx_bench_shape *shape, char *text, size_t bytes)
-{
-    *text = '\0';
-#define SIZE_TEXT(name)                                                                                                \
-    if (shape->name != 0)                                                                                              \
-        snprintf(text + strlen(text), bytes - strlen(text), "%s%s=%zu", *text ? " " : "", #name, shape->name);
-    PLX_BENCH_SIZES(SIZE_TEXT)
-#undef SIZE_TEXT
-    return text;
 }
 
 static json_t *shape_json(const plx_bench_shape *shape)
@@ -70,15 +61,15 @@ static void wipe(plx_cli *cli)
 static void print_row(view *show, const plx_bench_result *r)
 {
     char shape[128], rate[32] = "";
-    shape_text(&r->shape, shape, sizeof shape);
+    plx_bench_shape_text(&r->shape, shape, sizeof shape);
     if (strcmp(show->op, r->op) != 0)
         cli_print(show->cli, "\n%s%s%s\n", r->op,
                   r->convention != NULL ? ": flops are " : ": bytes are each array once",
                   r->convention != NULL ? r->convention : "");
     if (strcmp(show->op, r->op) != 0 || strcmp(show->shape, shape) != 0) {
         char checked[128];
-        cli_print(show->cli, "  %s%s%s\n", shape, r->reduced ? "; reference at " : "",
-                  r->reduced ? shape_text(&r->checked, checked, sizeof checked) : "");
+        plx_bench_shape_text(&r->checked, checked, sizeof checked);
+        cli_print(show->cli, "  %s%s%s\n", shape, r->reduced ? "; reference at " : "", r->reduced ? checked : "");
     }
     snprintf(show->op, sizeof show->op, "%s", r->op);
     snprintf(show->shape, sizeof show->shape, "%s", shape);
@@ -97,6 +88,7 @@ static void show_result(void *user, const plx_bench_result *result)
 {
     view *show = user;
     wipe(show->cli);
+    if (show->report != NULL && show->status == PLX_OK) show->status = plx_bench_report_add(show->report, result);
     if (show->cli->json)
         print_json(show, result);
     else
@@ -118,43 +110,48 @@ static void show_progress(void *user, const char *what, double done, double tota
     show->drawn = now;
 }
 
-static int unknown_pattern(plx_cli *cli, const char *pattern)
+/* CLI_GO_ON, or the exit status with everything said. */
+static int check_pattern(plx_cli *cli, const char *pattern)
 {
     plx_bench_list list;
-    const char *names[256], *nearest;
+    const char *names[256];
     size_t count = 0;
-    if (plx_bench_list_make(cli->context, NULL, &list) != PLX_OK) return cli_fail(cli, PLX_ERROR_MEMORY);
-    for (size_t i = 0; i < list.count && count < 256; i++) names[count++] = list.cases[i]->name;
-    nearest = cli_nearest(pattern, names, count);
-    int status = nearest != NULL
+    bool known = false;
+    plx_status status = plx_bench_list_make(cli->context, NULL, &list);
+    if (status != PLX_OK) return cli_fail(cli, status);
+    for (size_t i = 0; i < list.count && count < 256; i++) {
+        names[count++] = list.cases[i]->name;
+        known |= plx_bench_matches(pattern, list.cases[i]->name);
+    }
+    int result = CLI_GO_ON;
+    if (!known) {
+        const char *nearest = cli_nearest(pattern, names, count);
+        result = nearest != NULL
                      ? cli_usage_error("bench", "bench: nothing matches '%s'; did you mean '%s'?", pattern, nearest)
                      : cli_usage_error("bench", "bench: nothing matches '%s'", pattern);
+    }
     plx_bench_list_free(cli->context, &list);
-    return status;
+    return result;
 }
 
-static bool known_pattern(plx_cli *cli, const char *pattern, bool *known)
+static int measure(plx_cli *cli, plx_bench_options *options, const char *html, const char *command)
 {
-    plx_bench_list list;
-    if (plx_bench_list_make(cli->context, NULL, &list) != PLX_OK) return false;
-    *known = false;
-    for (size_t i = 0; i < list.count; i++) *known |= plx_bench_matches(pattern, list.cases[i]->name);
-    plx_bench_list_free(cli->context, &list);
-    return true;
-}
-
-static int measure(plx_cli *cli, plx_bench_options *options)
-{
-    view show = {.cli = cli, .begun = now_seconds()};
+    plx_bench_report report = {.context = cli->context};
+    view show = {.cli = cli, .begun = now_seconds(), .report = html != NULL ? &report : NULL};
     size_t wrong = 0;
-    bool known;
-    if (!known_pattern(cli, options->pattern, &known)) return cli_fail(cli, PLX_ERROR_MEMORY);
-    if (!known) return unknown_pattern(cli, options->pattern);
     options->result = show_result;
     options->user = &show;
     cli->progress = show_progress;
     cli->progress_user = &show;
+    if (!cli->json)
+        cli_print(cli,
+                  "best and median time, flops and their part of the measured peak of the implementation's level, "
+                  "bytes and their\npart of the measured memory rate (more where caches hold them), which of the two "
+                  "limits, and the largest error\n");
     plx_status status = plx_bench_measure(cli->context, options, &wrong);
+    if (status == PLX_OK) status = show.status;
+    if (status == PLX_OK && html != NULL) status = plx_bench_report_write(&report, html, command);
+    plx_bench_report_free(&report);
     wipe(cli);
     cli->progress = NULL;
     if (status != PLX_OK) return cli_fail(cli, status);
@@ -169,9 +166,11 @@ static int measure(plx_cli *cli, plx_bench_options *options)
 int cli_bench(plx_cli *cli, int argc, char **argv)
 {
     plx_bench_options options = {0};
+    const char *html = NULL;
 #define SIZE_OPTION(name)                                                                                              \
     {#name, CLI_SIZE, &options.given.name, "N", "size " #name " instead of the default shapes'", 1, 1 << 24},
     const cli_option table[] = {
+        {"html", CLI_TEXT, &html, "FILE", "also write a report with a roofline", 0, 0},
         {"impl", CLI_TEXT, &options.impl, "PATTERN", "only implementations of such names", 0, 0},
         {"mixer", CLI_TEXT, &options.mixer, "NAME", "of the models of train and generate (the first)", 0, 0},
         {"seconds", CLI_REAL, &options.seconds, "S", "of timing each shape (1)", 0, 3600},
@@ -179,8 +178,15 @@ int cli_bench(plx_cli *cli, int argc, char **argv)
         PLX_BENCH_SIZES(SIZE_OPTION){0},
     };
 #undef SIZE_OPTION
-    int go_on = cli_parse(cli, "bench", table, 0, 1, argc, argv);
-    if (go_on != CLI_GO_ON) return go_on;
-    if (cli->argument_count > 0) options.pattern = cli->arguments[0];
-    return measure(cli, &options);
+    int result = cli_parse(cli, "bench", table, 0, 1, argc, argv);
+    if (result != CLI_GO_ON) return result;
+    if (cli->argument_count > 0) {
+        options.pattern = cli->arguments[0];
+        result = check_pattern(cli, options.pattern);
+    }
+    if (result != CLI_GO_ON) return result;
+    char *command = cli_command_text("bench", argc, argv);
+    result = measure(cli, &options, html, command != NULL ? command : "plexus bench");
+    free(command);
+    return result;
 }

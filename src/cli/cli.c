@@ -208,6 +208,18 @@ const char *cli_bytes_text(double bytes, char buffer[32])
     return scaled(bytes, 1000, units, buffer);
 }
 
+char *cli_command_text(const char *command, int argc, char **argv)
+{
+    size_t bytes;
+    char *text = NULL;
+    FILE *out = open_memstream(&text, &bytes);
+    if (out == NULL) return NULL;
+    fprintf(out, "plexus %s", command);
+    for (int i = 0; i < argc; i++) fprintf(out, strchr(argv[i], ' ') != NULL ? " '%s'" : " %s", argv[i]);
+    fclose(out);
+    return text;
+}
+
 /* ---- options ---- */
 
 static const struct {

@@ -106,6 +106,9 @@ int cli_finish(plx_cli *cli);
 const char *cli_count_text(double count, char buffer[32]);
 const char *cli_bytes_text(double bytes, char buffer[32]);
 
+/* "plexus COMMAND ..." as typed, for reports; freed with free, NULL when memory is short. */
+char *cli_command_text(const char *command, int argc, char **argv);
+
 /* Whether SIGINT or SIGTERM came. The context's cancel callback asks this (and whether stdout is gone). A second one
  * kills. */
 bool cli_interrupted(void);

@@ -156,19 +156,6 @@ static int print_json(plx_cli *cli, const plx_comparison *comparison, const char
     return result;
 }
 
-/* The command as typed, for the report. */
-static char *command_text(int argc, char **argv)
-{
-    size_t bytes;
-    char *text = NULL;
-    FILE *out = open_memstream(&text, &bytes);
-    if (out == NULL) return NULL;
-    fputs("plexus compare", out);
-    for (int i = 0; i < argc; i++) fprintf(out, strchr(argv[i], ' ') != NULL ? " '%s'" : " %s", argv[i]);
-    fclose(out);
-    return text;
-}
-
 int cli_compare(plx_cli *cli, int argc, char **argv)
 {
     cli_texts sets = {0};
@@ -220,7 +207,7 @@ int cli_compare(plx_cli *cli, int argc, char **argv)
     };
     plx_status status = plx_compare(cli->context, &compare, &comparison);
     if (view.open) cli_run_view_end(&view.view);
-    char *report = plx_format(cli->context, "%s/report.html", out), *command = command_text(argc, argv);
+    char *report = plx_format(cli->context, "%s/report.html", out), *command = cli_command_text("compare", argc, argv);
     if (status == PLX_OK)
         status = plx_report_write(comparison, report != NULL ? report : "report.html",
                                   command != NULL ? command : "plexus compare");

@@ -44,6 +44,16 @@ typedef struct plx_bench_options {
  * ERROR_MEMORY. Progress goes to the context's callback, by shapes. */
 plx_status plx_bench_measure(plx_context *context, const plx_bench_options *options, size_t *wrong);
 
+/* Results as one HTML file: a roofline and a table. Begins as {.context = ...}. */
+typedef struct plx_bench_row plx_bench_row;
+typedef struct plx_bench_report { plx_context *context; plx_bench_row *rows; size_t count; } plx_bench_report;
+plx_status plx_bench_report_add(plx_bench_report *report, const plx_bench_result *result);
+/* `command` is shown. */
+plx_status plx_bench_report_write(const plx_bench_report *report, const char *path, const char *command);
+void plx_bench_report_free(plx_bench_report *report);
+
+/* "T=1024 H=8 d=64", cut to fit. */
+void plx_bench_shape_text(const plx_bench_shape *shape, char *text, size_t bytes);
 /* Whether a pattern, as in the options, names a case. */
 bool plx_bench_matches(const char *pattern, const char *name);
 

@@ -3,6 +3,7 @@
 #include "lab/compare.h"
 
 #include "io/files.h"
+#include "lab/html.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -12,34 +13,6 @@
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-static const char style[] =
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:62em;margin:2em auto;padding:0 1em;color:#222;background:#fff}"
-    "h1,h2{line-height:1.2}table{border-collapse:collapse;margin:1em 0}th,td{padding:.3em .8em;border-bottom:1px solid "
-    "#ddd;text-align:right}"
-    "th:first-child,td:first-child{text-align:left}td.best{font-weight:700}pre{background:#f5f5f2;padding:1em;white-"
-    "space:pre-wrap;"
-    "overflow-wrap:anywhere}svg{max-width:100%;height:auto}.note{color:#666}";
-
-/* Text with what HTML would read as markup escaped, and what is not printable UTF-8 shown as U+FFFD. */
-static void put_text(FILE *out, const char *text)
-{
-    for (const unsigned char *p = (const unsigned char *)text; *p != '\0';) {
-        size_t length = *p < 0x80 ? 1 : *p >= 0xf0 && *p < 0xf5 ? 4 : *p >= 0xe0 ? 3 : *p >= 0xc2 ? 2 : 0, i = 1;
-        while (i < length && (p[i] & 0xc0) == 0x80) i++;
-        if (length == 0 || *p >= 0xf5 || i < length || (*p < 0x20 && *p != '\n' && *p != '\t')) {
-            fputs("&#xFFFD;", out);
-            p++;
-            continue;
-        }
-        if (*p == '<') fputs("&lt;", out);
-        else if (*p == '>') fputs("&gt;", out);
-        else if (*p == '&') fputs("&amp;", out);
-        else if (*p == '"') fputs("&quot;", out);
-        else fwrite(p, 1, length, out);
-        p += length;
-    }
-}
 
 static void put_metric(FILE *out, double mean, double spread, size_t runs, bool best)
 {
@@ -66,7 +39,7 @@ static void put_table(FILE *out, const plx_comparison *comparison, size_t group)
         const plx_compare_row *row = &comparison->rows[i];
         if (row->group != group) continue;
         fputs("<tr><td>", out);
-        put_text(out, row->name);
+        plx_html_text(out, row->name);
         fprintf(out, "</td><td>%zu</td><td>%.3g M</td><td>%.0f</td><td>%g</td><td>%zu</td>", row->parameters,
                 row->flops_per_token / 1e6, row->tokens_per_second, row->lr, row->steps);
         put_metric(out, row->loss, row->loss_spread, row->runs, false);
@@ -192,9 +165,9 @@ static void put_samples(FILE *out, const plx_comparison *comparison, size_t grou
         if (!title) fputs("<h3>What each model writes</h3>\n", out);
         title = true;
         fputs("<h4>", out);
-        put_text(out, row->name);
+        plx_html_text(out, row->name);
         fputs("</h4><pre>", out);
-        put_text(out, sample);
+        plx_html_text(out, sample);
         fputs("</pre>\n", out);
     }
 }
@@ -202,12 +175,9 @@ static void put_samples(FILE *out, const plx_comparison *comparison, size_t grou
 static plx_status put_report(FILE *out, const plx_comparison *comparison, const char *path, const char *command)
 {
     size_t seeds = comparison->row_count > 0 ? comparison->rows[0].runs : 0;
-    fprintf(out,
-            "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport "
-            "content=\"width=device-width\"><title>Plexus comparison</title>"
-            "<style>%s</style>\n<h1>Plexus comparison</h1>\n<p>Made by</p><pre>",
-            style);
-    put_text(out, command);
+    plx_html_begin(out, "Plexus comparison");
+    fputs("<p>Made by</p><pre>", out);
+    plx_html_text(out, command);
     fprintf(out,
             "</pre>\n<p>%zu seed%s a model%s. Plexus %s. Flops are those of the forward pass; training takes about "
             "three times as many.</p>\n",
@@ -215,7 +185,7 @@ static plx_status put_report(FILE *out, const plx_comparison *comparison, const 
             PLX_VERSION);
     for (size_t group = 0; group < comparison->group_count; group++) {
         fputs(comparison->groups[group].task ? "<h2>Task " : "<h2>", out);
-        put_text(out, comparison->groups[group].title);
+        plx_html_text(out, comparison->groups[group].title);
         fputs("</h2>\n", out);
         put_table(out, comparison, group);
         PLX_TRY(put_plot(out, comparison, group, path));

@@ -26,6 +26,10 @@ expect "another mixer in the models" 0 'tokens/s' "$plexus" bench train.step --m
 expect "a mixer that there is not" 1 "no mixer 'x'" "$plexus" bench train.step --mixer x
 expect "heads that do not fit" 1 'cannot share' "$plexus" bench attention.forward --H 4 --G 3
 expect "sizes that cannot be" 1 'too large' "$plexus" bench matmul.forward --M 16777216 --N 16777216
+expect "a report" 0 '' "$plexus" bench 'attention.*' --html report.html "${tiny[@]}"
+check "with a roofline, complete and self-contained" bash -c \
+    'grep -q "<svg" report.html && grep -q "</html>" report.html && grep -q "attention.backward" report.html && ! grep -qiE "src=|href=|@import|nan|inf[^o]" report.html'
+expect "a report that cannot be written" 1 'no/such' "$plexus" bench rope --html no/such/report.html "${tiny[@]}"
 expect "info says why no better level is taken" 0 'norm.forward +portable +not .*avx2: (held at portable|this processor has)' \
     env PLX_LEVEL=portable "$plexus" info
 expect "info --json" 0 '"kernels":\{"matmul":"[a-z0-9]+",.*"passed_over":\{' "$plexus" info --json
