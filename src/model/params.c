@@ -14,7 +14,7 @@ plx_status plx_params_add(plx_params *params, const char *name, size_t rank, siz
 {
     plx_model *model = params->model;
     plx_context *context = model->context;
-    size_t elements = rows;
+    size_t elements = rows, prefix = strlen(params->prefix);
     if (rank == 2 && !plx_multiply_sizes(rows, columns, &elements))
         return plx_fail(context, PLX_ERROR_MEMORY, "tensor %s of %zu x %zu is larger than addresses can name", name,
                         rows, columns);
@@ -36,7 +36,8 @@ plx_status plx_params_add(plx_params *params, const char *name, size_t rank, siz
     *param = made;
     if (length < 0 || (size_t)length >= sizeof made->name)
         return plx_fail(context, PLX_ERROR_VALUE, "the tensor name %s.%s is too long", params->prefix, name);
-    for (size_t i = 0; i + 1 < model->param_count; i++)
+    /* Those of the same layer; of thousands of layers the others need not be looked at. */
+    for (size_t i = model->param_count - 1; i-- > 0 && strncmp(model->params[i]->name, params->prefix, prefix) == 0;)
         if (strcmp(model->params[i]->name, made->name) == 0)
             return plx_fail(context, PLX_ERROR_INTERNAL, "the tensor %s is defined twice", made->name);
     return PLX_OK;

@@ -3,6 +3,7 @@
 #include "model/params_list.h"
 #include "model/passes.h"
 
+#include <stdio.h>
 #include <string.h>
 
 typedef struct one_layer { plx_layer *layer; size_t saved_bytes; double flops; } one_layer;
@@ -33,14 +34,12 @@ size_t plx_layer_state_bytes(const plx_model *model, const plx_layer *layer, siz
     return bytes;
 }
 
-static size_t layer_parameters(const plx_model *model, size_t layer)
+static void count_parameters(const plx_model *model, plx_plan_layer *layers)
 {
-    char prefix[64];
-    size_t sum = 0;
-    int length = snprintf(prefix, sizeof prefix, "model.layers.%zu.", layer);
+    size_t layer;
     for (size_t i = 0; i < model->param_count; i++)
-        if (strncmp(model->params[i]->name, prefix, (size_t)length) == 0) sum += model->params[i]->elements;
-    return sum;
+        if (sscanf(model->params[i]->name, "model.layers.%zu.", &layer) == 1 && layer < model->config.layer_count)
+            layers[layer].parameters += model->params[i]->elements;
 }
 
 plx_status plx_plan_outline(plx_model *model, size_t rows, size_t length, plx_plan *plan)
@@ -75,12 +74,13 @@ plx_status plx_plan_outline(plx_model *model, size_t rows, size_t length, plx_pl
             return status;
         }
         plan->layers[i] = (plx_plan_layer){
-            .mixer = layer->mixer->name, .parameters = layer_parameters(model, i), .activation_bytes = one.saved_bytes,
+            .mixer = layer->mixer->name, .activation_bytes = one.saved_bytes,
             .state_bytes = plx_layer_state_bytes(model, layer, model->config.max_position_embeddings),
             .flops_per_token = one.flops / (double)run.tokens,
         };
         plan->bytes.state += plan->layers[i].state_bytes;
     }
+    count_parameters(model, plan->layers);
     plan->total_bytes = plan->bytes.weights + plan->bytes.gradients + plan->bytes.optimizer + plan->bytes.activations +
                         plan->bytes.scratch;
     plan->available_bytes = plx_available_memory();
