@@ -16,7 +16,7 @@ LEVELED_OPT = $(OPT)
 FLAGS = -std=gnu11 -g -Wall -Wextra -Werror -fPIC -fopenmp -fno-math-errno -fno-trapping-math
 CFLAGS = $(FLAGS) $(OPT)
 CPPFLAGS = -Iinclude -Isrc -D_GNU_SOURCE
-LDLIBS = -lopenblas -ljansson -lyaml -lzstd -lm
+LDLIBS = -lopenblas -ljansson -lyaml -lzstd -lpcre2-8 -lutf8proc -lm
 PREFIX = /usr/local
 # make V=1 shows whole commands
 Q = $(if $(V),,@)

@@ -380,19 +380,38 @@ plx_status plx_sample(plx_context *context, const plx_sampling *sampling, const 
 /* ---- text ---------------------------------------------------------------------------------------------- */
 
 typedef struct plx_tokenizer plx_tokenizer;
-/* "bytes" (ids 0-255 and 256, which begins each document). ERROR_VALUE for any other name. */
+/* "bytes" (ids 0-255 and 256, which begins each document), or the path of a tokenizer.json, or of a directory with one
+ * (docs/tokenizers.md); a tokenizer_config.json beside it names the tokens that begin and end a text. Errors: ERROR_VALUE
+ * for a name that is neither; ERROR_FILE; ERROR_FORMAT and ERROR_UNSUPPORTED naming file and field. */
 plx_status plx_tokenizer_open(plx_context *context, const char *name, plx_tokenizer **tokenizer);
 void plx_tokenizer_free(plx_tokenizer *tokenizer);
 size_t plx_tokenizer_vocab_size(const plx_tokenizer *tokenizer);
+/* The token that begins each document in training; -1 where there is none. */
 int32_t plx_tokenizer_separator(const plx_tokenizer *tokenizer);
-/* Any bytes are allowed; no separator is added. *tokens is the caller's, freed with plx_tokens_free; not NULL when
+/* The tokens that begin and end a text, as far as the files say; -1. */
+int32_t plx_tokenizer_bos(const plx_tokenizer *tokenizer);
+int32_t plx_tokenizer_eos(const plx_tokenizer *tokenizer);
+/* The token that the model wants before every text (Llama's <s>), or -1. Encoding does not add it. */
+int32_t plx_tokenizer_before_text(const plx_tokenizer *tokenizer);
+/* The id of the token that the file writes so ("<|im_start|>"), or -1. */
+int32_t plx_tokenizer_find(const plx_tokenizer *tokenizer, const char *text);
+/* Any bytes are allowed; what is not UTF-8 counts as U+FFFD, except for "bytes". Special tokens written in the text
+ * ("<|endoftext|>") become those tokens. No separator is added. *tokens is the caller's, freed with plx_tokens_free; not NULL when
  * *count is 0. */
 plx_status plx_tokenizer_encode(plx_tokenizer *tokenizer, const char *text, size_t bytes, int32_t **tokens,
                                 size_t *count);
 void plx_tokens_free(plx_tokenizer *tokenizer, int32_t *tokens);
-/* Writes the bytes of one token and sets *bytes, the room for them, to their number; 0 for a separator. No token has
- * more than 1024. ERROR_VALUE outside the vocabulary, or when there is too little room. */
+/* Writes the bytes of one token and sets *bytes, the room for them, to their number; 0 for a special one. They may begin
+ * or end inside a character. No token has more than 1024. ERROR_VALUE outside the vocabulary, or when there is too little room. */
 plx_status plx_tokenizer_decode(plx_tokenizer *tokenizer, int32_t token, char *text, size_t *bytes);
+/* The text of all tokens, special ones left out, to a fresh string with a 0 behind it, freed with plx_text_free. Unlike
+ * plx_tokenizer_decode it drops the space that some tokenizers put before a text. ERROR_VALUE as there. */
+plx_status plx_tokenizer_decode_text(plx_tokenizer *tokenizer, const int32_t *tokens, size_t count, char **text,
+                                     size_t *bytes);
+void plx_text_free(plx_tokenizer *tokenizer, char *text);
+/* Writes tokenizer.json, and tokenizer_config.json where there was one, into a directory; nothing for "bytes".
+ * ERROR_FILE. */
+plx_status plx_tokenizer_save(const plx_tokenizer *tokenizer, const char *directory);
 
 typedef struct plx_generate_options {
     size_t max_tokens;

@@ -1,6 +1,6 @@
 /* test_generate.c - choosing tokens, writing text, scoring text. */
 #include "core/random.h"
-#include "infer/utf8.h"
+#include "text/utf8.h"
 #include "support/models.h"
 
 #include <math.h>

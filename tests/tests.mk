@@ -13,6 +13,12 @@ $(BUILD)/tests/support/%.o: tests/support/%.c
 	$(SAY) CC $<
 	$(Q)$(CC) $(CPPFLAGS) -Itests $(CFLAGS) -MMD -MP -c $< -o $@
 
+# Programs that the scripts of tests/checks run.
+$(BUILD)/tests/checks/%: tests/checks/%.c $(BUILD)/libplexus.a
+	@mkdir -p $(@D)
+	$(SAY) LD $@
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $< $(BUILD)/libplexus.a $(LDLIBS) -o $@
+
 .SECONDARY: $(TEST_OBJECTS)
 tests: $(TESTS)
 check:

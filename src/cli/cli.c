@@ -1,7 +1,7 @@
 /* cli.c - options, output, errors and interruption, for all commands. */
 #include "cli/cli.h"
 #include "core/context.h"
-#include "infer/utf8.h"
+#include "text/utf8.h"
 
 #include <ctype.h>
 #include <errno.h>

@@ -5,7 +5,7 @@
  * rest is read again. */
 #include "infer/state.h"
 #include "text/chat.h"
-#include "infer/utf8.h"
+#include "text/utf8.h"
 
 #include <string.h>
 

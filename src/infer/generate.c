@@ -1,6 +1,6 @@
 /* generate.c - text from a prompt: the prompt goes through a session in chunks, then token by token. */
 #include "infer/state.h"
-#include "infer/utf8.h"
+#include "text/utf8.h"
 
 #include <string.h>
 

@@ -3,10 +3,11 @@
 
 #define PLX_BYTES_SEPARATOR 256
 
-static plx_status bytes_open(plx_tokenizer *tokenizer)
+static plx_status bytes_open(plx_tokenizer *tokenizer, const char *name)
 {
+    (void)name;
     tokenizer->vocab_size = 257;
-    tokenizer->separator = PLX_BYTES_SEPARATOR;
+    tokenizer->separator = tokenizer->bos = tokenizer->eos = PLX_BYTES_SEPARATOR;
     return PLX_OK;
 }
 
@@ -18,8 +19,9 @@ static plx_status bytes_encode(plx_encoder *encoder, const char *text, size_t by
     return PLX_OK;
 }
 
-static size_t bytes_decode(const plx_tokenizer *tokenizer, int32_t token, char *text)
+static size_t bytes_decode(const plx_tokenizer *tokenizer, int32_t token, bool first, char *text)
 {
+    (void)first;
     if (token == tokenizer->separator) return 0;
     *text = (char)token;
     return 1;

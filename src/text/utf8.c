@@ -1,5 +1,5 @@
 /* utf8.c - the well-formed byte sequences of the Unicode standard, table 3-7. */
-#include "infer/utf8.h"
+#include "text/utf8.h"
 
 int plx_utf8_next(const char *text, size_t bytes)
 {

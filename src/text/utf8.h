@@ -1,6 +1,6 @@
 /* utf8.h - where characters end, so that text made piece by piece is never cut inside one. */
-#ifndef PLX_INFER_UTF8_H
-#define PLX_INFER_UTF8_H
+#ifndef PLX_TEXT_UTF8_H
+#define PLX_TEXT_UTF8_H
 
 #include <stddef.h>
 
