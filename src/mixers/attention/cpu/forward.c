@@ -1,105 +1,221 @@
 /* forward.c - attention forward by tiles with a running softmax, compiled for each level.
  *
- * Scores are kept in units of log 2 (Q is scaled by scale * log2 e). With m the running top, l the running sum and
- * O the running output of each query: m' = max(m, top of tile), P = 2^(S - m'), l' = l 2^(m - m') + sum P,
- * O' = O 2^(m - m') + P V. One job is one block of queries; nothing is summed across jobs. */
+ * Scores are kept in units of log 2 (Q is scaled by scale * log2 e). Each lane has a top m, some score that its query
+ * sees; P = 2^(S - m), l = sum P, O = P V, and in the end O / l whatever m is. Only where l grows out of bounds is the
+ * tile done again with the true top m', after l and O have been multiplied by 2^(m - m').
+ *
+ * A job is a block of queries, and where these are few and the keys many, a chunk of the keys: then it leaves O, m
+ * and l of each query, which are put together in the order of the chunks. The cut follows from the shape alone. */
+#include "mixers/attention/cpu/chunks.h"
 #include "mixers/attention/cpu/tiles.h"
 
-#include <math.h>
+#define MOST_SUM 1e18f
+
+static void multiply_top(const product *p) { product_all(PRODUCT_TOP, p); }
+
+/* The first tops: a score that all lanes see, if there is one, else each lane's with its query's own token. */
+static void first_tops(const plx_attention_args *a, const panel *q, size_t b, size_t g, const float *columns,
+                       float *keys, float *top)
+{
+    const size_t d = a->head_dim, lanes = q->vectors * PLX_VW;
+    const float *k = (const float *)a->keys.data + g * d;
+    if (q->all_begin < q->all_end) {
+        const float zero[PANEL] = {0};
+        for (size_t lane = 0; lane < lanes; lane++) top[lane] = -INFINITY;
+        multiply_top(&(product){.a = k + plx_history_index(&a->keys, b, q->all_begin),
+                                .a_step = 1,
+                                .b = columns,
+                                .b_row = PANEL,
+                                .rows = 1,
+                                .vectors = q->vectors,
+                                .depth = d,
+                                .minus = zero,
+                                .total = top});
+        return;
+    }
+    size_t at[PANEL];
+    for (size_t lane = 0; lane < lanes; lane++) at[lane] = plx_history_index(&a->keys, b, q->sight.last[lane]);
+    rows_to_columns(k, at, d, q->vectors, 1.0f, keys);
+    for (size_t lane = 0; lane < lanes; lane += PLX_VW) {
+        vf sum = vf_set(0.0f);
+        for (size_t c = 0; c < d; c++) sum += vf_load(columns + c * PANEL + lane) * vf_load(keys + c * PANEL + lane);
+        vf_store(top + lane, sum);
+    }
+}
+
+static bool any_beyond(const float *sum, size_t lanes)
+{
+    vi beyond = {0};
+    for (size_t lane = 0; lane < lanes; lane += PLX_VW) beyond |= ~(vi)(vf_load(sum + lane) < vf_set(MOST_SUM));
+    for (size_t i = 0; i < PLX_VW; i++)
+        if (beyond[i] != 0) return true;
+    return false;
+}
+
+/* What a panel does with a tile of keys: `end` is the number after the tile's last. */
+typedef struct task {
+    const panel *q;
+    int64_t key;
+    size_t d;
+    const float *k, *v, *columns;
+    float *p, *out, *top, *sum;
+    view view;
+} task;
+
+/* multiply_power: P, and its columns' sums added to total; multiply_top: by how much scores exceed the tops. */
+static void task_scores(const task *t, void (*multiply)(const product *), float *total)
+{
+    for (size_t i = 0; i < t->view.count; i++) {
+        const part *p = &t->view.parts[i];
+        size_t row = (size_t)(p->key - t->key);
+        multiply(&(product){.a = t->k + row * t->d,
+                            .a_row = t->d,
+                            .a_step = 1,
+                            .b = t->columns,
+                            .b_row = PANEL,
+                            .c = t->p + row * PANEL,
+                            .c_row = PANEL,
+                            .rows = p->keys,
+                            .depth = t->d,
+                            .lane = p->lane,
+                            .vectors = p->vectors,
+                            .minus = t->top,
+                            .total = total,
+                            .sight = p->all ? NULL : &t->q->sight,
+                            .key = (int32_t)p->key});
+    }
+}
+
+static void task_run(const task *t)
+{
+    const size_t lanes = t->q->vectors * PLX_VW;
+    float before[PANEL];
+    memcpy(before, t->sum, sizeof before);
+    task_scores(t, multiply_power, t->sum);
+    if (any_beyond(t->sum, lanes)) {
+        float rise[PANEL] = {0};
+        task_scores(t, multiply_top, rise);
+        for (size_t lane = 0; lane < lanes; lane += PLX_VW) {
+            vf more = vf_load(rise + lane), factor = vf_exp2(-more);
+            vf_store(t->top + lane, vf_load(t->top + lane) + more);
+            vf_store(t->sum + lane, vf_load(before + lane) * factor);
+            for (size_t c = 0; c < t->d; c++)
+                vf_store(t->out + c * PANEL + lane, vf_load(t->out + c * PANEL + lane) * factor);
+        }
+        task_scores(t, multiply_power, t->sum);
+    }
+    for (size_t i = 0; i < t->view.count; i++) {
+        const part *p = &t->view.parts[i];
+        size_t row = (size_t)(p->key - t->key);
+        multiply_add(&(product){.a = t->v + row * t->d,
+                                .a_row = 1,
+                                .a_step = t->d,
+                                .b = t->p + row * PANEL,
+                                .b_row = PANEL,
+                                .c = t->out,
+                                .c_row = PANEL,
+                                .rows = t->d,
+                                .depth = p->keys,
+                                .lane = p->lane,
+                                .vectors = p->vectors});
+    }
+}
 
 typedef struct work {
     const plx_attention_args *a;
-    size_t blocks;       /* a row and key/value head */
+    size_t blocks; /* a row and key/value head */
+    chunks chunks;
     float *scratch;
     size_t scratch_each; /* floats a thread */
 } work;
 
-/* S becomes P; top, sum and factor (2^(m - m')) of each lane. Returns whether any lane's top has changed. */
-static bool softmax_tile(const block *q, const tile *t, float *s, float *top, float *sum, float *factor)
+/* Results of a panel: final ones, or a chunk's. */
+static void panel_finish(const work *w, const panel *q, size_t chunk, const float *out, const float *top,
+                         const float *sum)
 {
-    bool changed = false;
-    for (size_t v = 0; v < q->vectors; v++) {
-        float *column = s + v * PLX_VW;
-        vf before = vf_load(top + v * PLX_VW), now = before;
-        if (t->partial) {
-            for (size_t k = 0; k < t->keys; k++) {
-                vi see = lanes_see(q, v, (int32_t)(t->key + (int64_t)k));
-                vf score = vf_select(see, vf_load(column + k * LANES), vf_set(-INFINITY));
-                vf_store(column + k * LANES, score);
-                now = vf_max(score, now);
-            }
-        } else {
-            for (size_t k = 0; k < t->keys; k++) now = vf_max(vf_load(column + k * LANES), now);
+    const plx_attention_args *a = w->a;
+    const size_t d = a->head_dim;
+    size_t at[PANEL];
+    float factor[PANEL];
+    for (size_t lane = 0; lane < q->count; lane++) {
+        at[lane] = q->query[lane] * d;
+        factor[lane] = 1.0f / sum[lane];
+        if (w->chunks.count > 1) {
+            at[lane] = chunks_at(&w->chunks, chunk, q->query[lane]);
+            factor[lane] = 1.0f;
+            w->chunks.partial[at[lane] + d] = top[lane];
+            w->chunks.partial[at[lane] + d + 1] = sum[lane];
+        } else if (a->lse != NULL) {
+            ((float *)a->lse)[q->query[lane]] = natural_lse(top[lane], sum[lane]);
         }
-        vf total = vf_set(0.0f);
-        for (size_t k = 0; k < t->keys; k++) {
-            vf p = vf_exp2(vf_load(column + k * LANES) - now);
-            vf_store(column + k * LANES, p);
-            total += p;
-        }
-        vf shrink = vf_exp2(before - now);
-        vf_store(sum + v * PLX_VW, vf_load(sum + v * PLX_VW) * shrink + total);
-        vf_store(top + v * PLX_VW, now);
-        vf_store(factor + v * PLX_VW, shrink);
-        changed |= vf_top((vf)((vi)(before != now) & (vi)vf_set(1.0f))) != 0.0f;
     }
-    return changed;
+    for (size_t lane = q->count; lane < PANEL; lane++) factor[lane] = 0.0f;
+    columns_to_rows(out, factor, d, q->count, w->chunks.count > 1 ? w->chunks.partial : (float *)a->out, at);
 }
 
 static void forward_block(void *argument, size_t index, int thread)
 {
     const work *w = argument;
     const plx_attention_args *a = w->a;
-    const size_t d = a->head_dim, G = a->kv_heads;
+    const size_t d = a->head_dim, G = a->kv_heads, heads = a->sequence.rows * G;
     /* the last blocks see most keys: they go first */
-    size_t number = w->blocks - 1 - index / (a->sequence.rows * G), rest = index % (a->sequence.rows * G);
-    size_t b = rest / G, g = rest % G;
-    float *scores = w->scratch + (size_t)thread * w->scratch_each, *queries = scores + KEYS * LANES;
-    float *out = queries + d * LANES, top[LANES], sum[LANES], factor[LANES];
-    block q;
-    block_set(&q, &a->sequence, a->heads, G, a->window, b, g, number * LANES);
-    block_columns(&q, a->q, d, (float)(a->scale * LOG2_E), queries);
-    for (size_t lane = 0; lane < LANES; lane++) {
-        top[lane] = -1e30f; /* finite: what a lane does not see is -inf, and -inf - top must not be NaN */
-        sum[lane] = 0.0f;
+    size_t chunk = index % w->chunks.count, head = index / w->chunks.count % heads;
+    size_t number = w->blocks - 1 - index / w->chunks.count / heads, b = head / G, g = head % G;
+    float *k = w->scratch + (size_t)thread * w->scratch_each, *v = k + d * KEYS, *p = v + d * KEYS;
+    float *columns = p + PANEL * KEYS, *out = columns + d * QUERIES, *top = out + d * QUERIES, *sum = top + QUERIES;
+    unsigned state = flush_denormals();
+    block block;
+    block_set(&block, &a->sequence, a->heads, G, a->window, b, g, number * QUERIES);
+    for (size_t i = 0; i < block.panels; i++) {
+        panel_columns(&block.panel[i], a->q, d, (float)(a->scale * LOG2_E), columns + i * d * PANEL);
+        first_tops(a, &block.panel[i], b, g, columns + i * d * PANEL, out, top + i * PANEL);
     }
-    memset(out, 0, d * LANES * sizeof *out);
+    memset(sum, 0, QUERIES * sizeof *sum);
+    memset(out, 0, d * QUERIES * sizeof *out);
 
-    tile t;
-    for (int64_t key = q.begin; key < q.end; key += KEYS) {
-        tile_set(&t, &q, key);
-        const float *k = (const float *)a->keys.data + plx_history_index(&a->keys, b, key) + g * d;
-        const float *v = (const float *)a->values.data + plx_history_index(&a->values, b, key) + g * d;
-        for (size_t i = 0; i < t.span_count; i++) {
-            const span *p = &t.spans[i];
-            multiply(&(product){k + p->key * a->keys.width, a->keys.width, 1, queries + p->column, LANES,
-                                scores + p->key * LANES + p->column, LANES, p->keys, p->columns, d, false});
-        }
-        if (softmax_tile(&q, &t, scores, top, sum, factor) && key > q.begin)
-            for (size_t c = 0; c < d; c++)
-                for (size_t lane = 0; lane < q.vectors * PLX_VW; lane += PLX_VW)
-                    vf_store(out + c * LANES + lane, vf_load(out + c * LANES + lane) * vf_load(factor + lane));
-        for (size_t i = 0; i < t.span_count; i++) {
-            const span *p = &t.spans[i];
-            multiply(&(product){v + p->key * a->values.width, 1, a->values.width, scores + p->key * LANES + p->column,
-                                LANES, out + p->column, LANES, d, p->columns, p->keys, true});
+    int64_t from = chunks_begin(&w->chunks, chunk, block.begin, block.end);
+    int64_t to = chunks_begin(&w->chunks, chunk + 1, block.begin, block.end);
+    for (int64_t key = from; key < to; key += KEYS) {
+        int64_t end = to - key < KEYS ? to : key + KEYS;
+        const float *keys = (const float *)a->keys.data + plx_history_index(&a->keys, b, key) + g * d;
+        const float *values = (const float *)a->values.data + plx_history_index(&a->values, b, key) + g * d;
+        copy_rows(keys, a->keys.width, (size_t)(end - key), d, k, d);
+        copy_rows(values, a->values.width, (size_t)(end - key), d, v, d);
+        for (size_t i = 0; i < block.panels; i++) {
+            task t = {.q = &block.panel[i],
+                      .key = key,
+                      .d = d,
+                      .k = k,
+                      .v = v,
+                      .columns = columns + i * d * PANEL,
+                      .p = p,
+                      .out = out + i * d * PANEL,
+                      .top = top + i * PANEL,
+                      .sum = sum + i * PANEL};
+            view_set(&t.view, t.q, key, end, 1);
+            if (t.view.count > 0) task_run(&t);
         }
     }
-    for (size_t lane = 0; lane < q.count; lane++) {
-        float *row = (float *)a->out + q.query[lane] * d, share = 1.0f / sum[lane];
-        for (size_t c = 0; c < d; c++) row[c] = out[c * LANES + lane] * share;
-        if (a->lse != NULL) ((float *)a->lse)[q.query[lane]] = (float)(((double)top[lane] + log2(sum[lane])) / LOG2_E);
-    }
+    for (size_t i = 0; i < block.panels; i++)
+        panel_finish(w, &block.panel[i], chunk, out + i * d * PANEL, top + i * PANEL, sum + i * PANEL);
+    restore_denormals(state);
 }
 
 plx_status PLX_CPU(plx_attention_forward)(plx_context *context, const void *arguments)
 {
     const plx_attention_args *a = arguments;
+    const size_t group = a->heads / a->kv_heads;
+    if (a->sequence.length * group <= PLX_ATTENTION_FEW) return PLX_CPU(plx_attention_few)(context, a);
     work w = {.a = a};
-    w.blocks = (a->sequence.length * (a->heads / a->kv_heads) + LANES - 1) / LANES;
-    w.scratch_each = (KEYS + 2 * a->head_dim) * LANES;
-    w.scratch = plx_kernel_scratch(context, (size_t)context->options.threads * w.scratch_each * sizeof(float));
+    w.blocks = (a->sequence.length * group + QUERIES - 1) / QUERIES;
+    size_t jobs = w.blocks * a->sequence.rows * a->kv_heads;
+    w.scratch_each = (2 * a->head_dim + PANEL) * KEYS + (2 * a->head_dim + 2) * QUERIES;
+    w.chunks = chunks_of(a, jobs, 256);
+    size_t floats = (size_t)context->options.threads * w.scratch_each;
+    w.scratch = plx_kernel_scratch(context, (floats + chunks_floats(&w.chunks)) * sizeof(float));
     if (w.scratch == NULL) return PLX_ERROR_MEMORY;
-    plx_parallel_for(context, w.blocks * a->sequence.rows * a->kv_heads, forward_block, &w);
+    w.chunks.partial = w.scratch + floats;
+    plx_parallel_for(context, jobs * w.chunks.count, forward_block, &w);
+    chunks_join(context, &w.chunks, a);
     return PLX_OK;
 }

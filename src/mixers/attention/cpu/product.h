@@ -1,0 +1,157 @@
+/* product.h - products of small blocks that lie in cache, and what attention does to a result before it is stored.
+ *
+ * All products are C[row][lane] (+)= sum over s of A(row, s) B[s][lane]: A's numbers are broadcast one at a time, B's
+ * and C's rows are vectors. A tile of C stays in registers over the whole depth, and where it holds scores, the softmax
+ * is done to it there: sums begin at minus the lane's top (or lse, or delta), and only probabilities are ever stored.
+ */
+#ifndef PLX_MIXERS_ATTENTION_CPU_PRODUCT_H
+#define PLX_MIXERS_ATTENTION_CPU_PRODUCT_H
+
+#include "mixers/attention/cpu/transpose.h"
+
+#include <math.h>
+
+#if PLX_VW == 16
+#define WIDEST 4 /* vectors of a tile; 6 x 4 of 32 registers hold sums */
+#else
+#define WIDEST 2 /* 6 x 2 of 16 */
+#endif
+#define PANEL (WIDEST * PLX_VW) /* lanes that are worked on together */
+
+/* Which keys the lanes of a panel see: lane l those from first[l] to last[l]. */
+typedef struct sight {
+    int32_t first[PANEL], last[PANEL];
+} sight;
+
+typedef struct product {
+    const float *a; /* a(row, s) is at a + row * a_row + s * a_step */
+    size_t a_row, a_step;
+    const float *b;
+    size_t b_row;
+    float *c;
+    size_t c_row, rows, depth;
+    size_t lane, vectors; /* from this lane of b and c on */
+    /* of scores only */
+    const float *minus; /* [lanes] where sums begin, negated */
+    const float *p;     /* as c */
+    float *total;       /* [lanes] */
+    const sight *sight; /* NULL: all lanes see all rows */
+    int32_t key;        /* number of row 0 */
+} product;
+
+typedef enum product_kind {
+    PRODUCT_ADD,    /* C += A B */
+    PRODUCT_POWER,  /* C = 2^(A B - minus), 0 where not seen; total += columns' sums */
+    PRODUCT_CHANGE, /* C = p (A B - minus), 0 where not seen */
+    PRODUCT_TOP     /* total = max(total, columns' maxima of A B - minus where seen); C is not written */
+} product_kind;
+
+/* All bits set in the lanes at `lane` that see the key. */
+INLINE vi lanes_see(const sight *s, size_t lane, int32_t key)
+{
+    vi first, last, number = key - (vi){0};
+    memcpy(&first, s->first + lane, sizeof first);
+    memcpy(&last, s->last + lane, sizeof last);
+    return (vi)(first <= number) & (vi)(number <= last);
+}
+
+/* height x width vectors of C from (row, lane) on; the first three are constants wherever this is inlined. */
+INLINE void product_tile(const product_kind kind, const int height, const int width, const product *p, size_t row,
+                         size_t lane)
+{
+    const size_t a_row = p->a_row, a_step = p->a_step, b_row = p->b_row, c_row = p->c_row;
+    const float *a = p->a + row * a_row, *b = p->b + lane;
+    const size_t at = row * c_row + lane;
+    vf sum[24], right[WIDEST]; /* not [height][width]: the compiler would leave that in memory */
+    UNROLL for (int j = 0; j < width; j++)
+    {
+        vf begin = vf_set(0.0f);
+        if (kind > PRODUCT_ADD) begin = -vf_load(p->minus + lane + j * PLX_VW);
+        UNROLL for (int i = 0; i < height; i++) sum[i * width + j] =
+            kind == PRODUCT_ADD ? vf_load(p->c + at + (size_t)i * c_row + j * PLX_VW) : begin;
+    }
+    for (size_t s = p->depth; s > 0; s--, a += a_step, b += b_row) {
+        UNROLL for (int j = 0; j < width; j++) right[j] = vf_load(b + j * PLX_VW);
+        UNROLL for (int i = 0; i < height; i++)
+        {
+            vf left = vf_set(a[(size_t)i * a_row]);
+            UNROLL for (int j = 0; j < width; j++) sum[i * width + j] += left * right[j];
+        }
+    }
+    UNROLL for (int j = 0; j < width; j++)
+    {
+        const size_t from = lane + (size_t)j * PLX_VW;
+        vf total = vf_set(0.0f);
+        if (kind == PRODUCT_POWER || kind == PRODUCT_TOP) total = vf_load(p->total + from);
+        UNROLL for (int i = 0; i < height; i++)
+        {
+            vf x = sum[i * width + j];
+            const size_t here = at + (size_t)i * c_row + (size_t)j * PLX_VW;
+            if (kind == PRODUCT_POWER) x = vf_exp2(x);
+            if (kind == PRODUCT_CHANGE) x *= vf_load(p->p + here);
+            if (kind > PRODUCT_ADD && p->sight != NULL) {
+                const float hidden = kind == PRODUCT_TOP ? -INFINITY : 0.0f;
+                x = vf_select(lanes_see(p->sight, from, p->key + (int32_t)row + i), x, vf_set(hidden));
+            }
+            if (kind == PRODUCT_POWER) total += x;
+            if (kind == PRODUCT_TOP) total = vf_max(x, total);
+            if (kind != PRODUCT_TOP) vf_store(p->c + here, x);
+        }
+        if (kind == PRODUCT_POWER || kind == PRODUCT_TOP) vf_store(p->total + from, total);
+    }
+}
+
+/* Height of the next tile where `left` rows remain, of those that product_rows has for the width. */
+static inline size_t product_height(size_t left, size_t width)
+{
+    if (width == WIDEST) return left >= 12 ? 6 : left <= 6 ? left : (left + 1) / 2;
+    if (width != 3 && left >= 12) return 12;
+    if (width != 1 && left >= 8) return 8;
+    return left >= 4 ? 4 : 1;
+}
+
+#define PRODUCT_CASE(H, W)                                                                                             \
+    case (H)*8 + (W): product_tile(kind, H, W, p, row, lane); break
+/* `width` vectors of all rows. */
+INLINE void product_rows(const product_kind kind, const product *p, size_t width, size_t lane)
+{
+    for (size_t row = 0, height; row < p->rows; row += height) {
+        height = product_height(p->rows - row, width);
+        switch (height * 8 + width) {
+            PRODUCT_CASE(12, 1);
+            PRODUCT_CASE(4, 1);
+            PRODUCT_CASE(1, 1);
+            PRODUCT_CASE(1, WIDEST);
+            PRODUCT_CASE(2, WIDEST);
+            PRODUCT_CASE(3, WIDEST);
+            PRODUCT_CASE(4, WIDEST);
+            PRODUCT_CASE(5, WIDEST);
+            PRODUCT_CASE(6, WIDEST);
+#if WIDEST == 4
+            PRODUCT_CASE(12, 2);
+            PRODUCT_CASE(8, 2);
+            PRODUCT_CASE(4, 2);
+            PRODUCT_CASE(1, 2);
+            PRODUCT_CASE(8, 3);
+            PRODUCT_CASE(4, 3);
+            PRODUCT_CASE(1, 3);
+#endif
+        }
+    }
+}
+#undef PRODUCT_CASE
+
+INLINE void product_all(const product_kind kind, const product *p)
+{
+    size_t left = p->vectors;
+    for (size_t lane = p->lane; left > 0;) {
+        size_t width = left < WIDEST ? left : left == WIDEST + 1 && WIDEST == 4 ? 3 : WIDEST;
+        product_rows(kind, p, width, lane);
+        lane += width * PLX_VW;
+        left -= width;
+    }
+}
+static void multiply_add(const product *p) { product_all(PRODUCT_ADD, p); }
+static void multiply_power(const product *p) { product_all(PRODUCT_POWER, p); }
+
+#endif
