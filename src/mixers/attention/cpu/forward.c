@@ -96,7 +96,9 @@ static void task_run(const task *t)
         float rise[PANEL] = {0};
         task_scores(t, multiply_top, rise);
         for (size_t lane = 0; lane < lanes; lane += PLX_VW) {
-            vf more = vf_load(rise + lane), factor = vf_exp2(-more);
+            vi beyond = ~(vi)(vf_load(t->sum + lane) < vf_set(MOST_SUM)); /* the others stay as they are, bit for bit */
+            vf more = vf_select(beyond, vf_load(rise + lane), vf_set(0.0f));
+            vf factor = vf_select(beyond, vf_exp2(-more), vf_set(1.0f));
             vf_store(t->top + lane, vf_load(t->top + lane) + more);
             vf_store(t->sum + lane, vf_load(before + lane) * factor);
             for (size_t c = 0; c < t->d; c++)
