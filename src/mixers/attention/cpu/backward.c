@@ -105,7 +105,13 @@ static void add_spans(const queries *x, const keys *t, int64_t begin, int64_t en
     }
 }
 
-static void multiply_change(const product *p) { product_all(PRODUCT_CHANGE, p); }
+static void multiply_change(const product *p)
+{
+    if (p->all)
+        product_all(PRODUCT_CHANGE, p);
+    else
+        product_all(PRODUCT_CHANGE_SEEN, p);
+}
 
 static void panel_tile(const queries *x, const keys *t, size_t d, size_t padded, float *p, float *ds)
 {
@@ -128,7 +134,8 @@ static void panel_tile(const queries *x, const keys *t, size_t d, size_t padded,
                      .vectors = of->vectors,
                      .minus = x->lse,
                      .total = unused,
-                     .sight = of->all ? NULL : &x->q->sight,
+                     .sight = &x->q->sight,
+                     .all = of->all,
                      .key = (int32_t)of->key};
         multiply_power(&s);
         s.a = t->v + row * d;

@@ -11,7 +11,7 @@
 
 #define MOST_SUM 1e18f
 
-static void multiply_top(const product *p) { product_all(PRODUCT_TOP, p); }
+static void multiply_top(const product *p) { product_all(PRODUCT_TOP_SEEN, p); }
 
 /* The first tops: a score that all lanes see, if there is one, else each lane's with its query's own token. */
 static void first_tops(const plx_attention_args *a, const panel *q, size_t b, size_t g, const float *columns,
@@ -30,7 +30,9 @@ static void first_tops(const plx_attention_args *a, const panel *q, size_t b, si
                                 .vectors = q->vectors,
                                 .depth = d,
                                 .minus = zero,
-                                .total = top});
+                                .total = top,
+                                .sight = &q->sight,
+                                .key = (int32_t)q->all_begin});
         return;
     }
     size_t at[PANEL];
@@ -81,7 +83,8 @@ static void task_scores(const task *t, void (*multiply)(const product *), float 
                             .vectors = p->vectors,
                             .minus = t->top,
                             .total = total,
-                            .sight = p->all ? NULL : &t->q->sight,
+                            .sight = &t->q->sight,
+                            .all = p->all,
                             .key = (int32_t)p->key});
     }
 }
@@ -159,10 +162,10 @@ static void forward_block(void *argument, size_t index, int thread)
 {
     const work *w = argument;
     const plx_attention_args *a = w->a;
-    const size_t d = a->head_dim, G = a->kv_heads, heads = a->sequence.rows * G;
-    /* the last blocks see most keys: they go first */
-    size_t chunk = index % w->chunks.count, head = index / w->chunks.count % heads;
-    size_t number = w->blocks - 1 - index / w->chunks.count / heads, b = head / G, g = head % G;
+    const size_t d = a->head_dim, G = a->kv_heads;
+    /* a head's blocks one after the other: its K and V stay near; the last see most keys: they go first */
+    size_t chunk = index % w->chunks.count, number = w->blocks - 1 - index / w->chunks.count % w->blocks;
+    size_t head = index / w->chunks.count / w->blocks, b = head / G, g = head % G;
     float *k = w->scratch + (size_t)thread * w->scratch_each, *v = k + d * KEYS, *p = v + d * KEYS;
     float *columns = p + PANEL * KEYS, *out = columns + d * QUERIES, *top = out + d * QUERIES, *sum = top + QUERIES;
     unsigned state = flush_denormals();

@@ -35,15 +35,18 @@ typedef struct product {
     const float *minus; /* [lanes] where sums begin, negated */
     const float *p;     /* as c */
     float *total;       /* [lanes] */
-    const sight *sight; /* NULL: all lanes see all rows */
+    const sight *sight; /* what lanes see */
+    bool all;           /* all lanes see all rows: not looked at */
     int32_t key;        /* number of row 0 */
 } product;
 
 typedef enum product_kind {
-    PRODUCT_ADD,    /* C += A B */
-    PRODUCT_POWER,  /* C = 2^(A B - minus), 0 where not seen; total += columns' sums */
-    PRODUCT_CHANGE, /* C = p (A B - minus), 0 where not seen */
-    PRODUCT_TOP     /* total = max(total, columns' maxima of A B - minus where seen); C is not written */
+    PRODUCT_ADD,        /* C += A B */
+    PRODUCT_POWER,      /* C = 2^(A B - minus), 0 where not seen; total += columns' sums */
+    PRODUCT_POWER_SEEN, /* the same where `sight` says what is seen; so also the next */
+    PRODUCT_CHANGE,     /* C = p (A B - minus), 0 where not seen */
+    PRODUCT_CHANGE_SEEN,
+    PRODUCT_TOP_SEEN /* total = max(total, columns' maxima of A B - minus where seen); C is not written */
 } product_kind;
 
 /* All bits set in the lanes at `lane` that see the key. */
@@ -55,49 +58,56 @@ INLINE vi lanes_see(const sight *s, size_t lane, int32_t key)
     return (vi)(first <= number) & (vi)(number <= last);
 }
 
+/* sum[i][j] += a(i, 0) b[j] of one step. */
+INLINE void product_step(const int height, const int width, const float *a, size_t a_row, const float *b, vf *sum)
+{
+    vf right[WIDEST];
+    UNROLL for (int j = 0; j < width; j++) right[j] = vf_load(b + j * PLX_VW);
+    UNROLL for (int i = 0; i < height; i++)
+    {
+        vf left = vf_set(a[(size_t)i * a_row]);
+        UNROLL for (int j = 0; j < width; j++) sum[i * width + j] += left * right[j];
+    }
+}
+
 /* height x width vectors of C from (row, lane) on; the first three are constants wherever this is inlined. */
 INLINE void product_tile(const product_kind kind, const int height, const int width, const product *p, size_t row,
                          size_t lane)
 {
-    const size_t a_row = p->a_row, a_step = p->a_step, b_row = p->b_row, c_row = p->c_row;
-    const float *a = p->a + row * a_row, *b = p->b + lane;
-    const size_t at = row * c_row + lane;
-    vf sum[24], right[WIDEST]; /* not [height][width]: the compiler would leave that in memory */
+    const bool power = kind == PRODUCT_POWER || kind == PRODUCT_POWER_SEEN, top = kind == PRODUCT_TOP_SEEN;
+    const bool change = kind == PRODUCT_CHANGE || kind == PRODUCT_CHANGE_SEEN;
+    const bool seen = kind == PRODUCT_POWER_SEEN || kind == PRODUCT_CHANGE_SEEN || top;
+    const size_t a_row = p->a_row, a_step = p->a_step, b_row = p->b_row, c_row = p->c_row, at = row * c_row + lane;
+    const float *a = p->a + row * a_row, *b = p->b + lane, *other = p->p;
+    float *c = p->c, *total = p->total;
+    const sight *sight = p->sight;
+    const int32_t key = p->key + (int32_t)row;
+    vf sum[24]; /* not [height][width]: the compiler would leave that in memory */
     UNROLL for (int j = 0; j < width; j++)
     {
         vf begin = vf_set(0.0f);
-        if (kind > PRODUCT_ADD) begin = -vf_load(p->minus + lane + j * PLX_VW);
+        if (kind != PRODUCT_ADD) begin = -vf_load(p->minus + lane + j * PLX_VW);
         UNROLL for (int i = 0; i < height; i++) sum[i * width + j] =
-            kind == PRODUCT_ADD ? vf_load(p->c + at + (size_t)i * c_row + j * PLX_VW) : begin;
+            kind == PRODUCT_ADD ? vf_load(c + at + (size_t)i * c_row + j * PLX_VW) : begin;
     }
-    for (size_t s = p->depth; s > 0; s--, a += a_step, b += b_row) {
-        UNROLL for (int j = 0; j < width; j++) right[j] = vf_load(b + j * PLX_VW);
-        UNROLL for (int i = 0; i < height; i++)
-        {
-            vf left = vf_set(a[(size_t)i * a_row]);
-            UNROLL for (int j = 0; j < width; j++) sum[i * width + j] += left * right[j];
-        }
-    }
+    for (size_t s = p->depth; s > 0; s--, a += a_step, b += b_row) product_step(height, width, a, a_row, b, sum);
     UNROLL for (int j = 0; j < width; j++)
     {
         const size_t from = lane + (size_t)j * PLX_VW;
-        vf total = vf_set(0.0f);
-        if (kind == PRODUCT_POWER || kind == PRODUCT_TOP) total = vf_load(p->total + from);
+        vf all = vf_set(0.0f);
+        if (power || top) all = vf_load(total + from);
         UNROLL for (int i = 0; i < height; i++)
         {
             vf x = sum[i * width + j];
             const size_t here = at + (size_t)i * c_row + (size_t)j * PLX_VW;
-            if (kind == PRODUCT_POWER) x = vf_exp2(x);
-            if (kind == PRODUCT_CHANGE) x *= vf_load(p->p + here);
-            if (kind > PRODUCT_ADD && p->sight != NULL) {
-                const float hidden = kind == PRODUCT_TOP ? -INFINITY : 0.0f;
-                x = vf_select(lanes_see(p->sight, from, p->key + (int32_t)row + i), x, vf_set(hidden));
-            }
-            if (kind == PRODUCT_POWER) total += x;
-            if (kind == PRODUCT_TOP) total = vf_max(x, total);
-            if (kind != PRODUCT_TOP) vf_store(p->c + here, x);
+            if (power) x = vf_exp2(x);
+            if (change) x *= vf_load(other + here);
+            if (seen) x = vf_select(lanes_see(sight, from, key + i), x, vf_set(top ? -INFINITY : 0.0f));
+            if (power) all += x;
+            if (top) all = vf_max(x, all);
+            if (!top) vf_store(c + here, x);
         }
-        if (kind == PRODUCT_POWER || kind == PRODUCT_TOP) vf_store(p->total + from, total);
+        if (power || top) vf_store(total + from, all);
     }
 }
 
@@ -112,7 +122,7 @@ static inline size_t product_height(size_t left, size_t width)
 
 #define PRODUCT_CASE(H, W)                                                                                             \
     case (H)*8 + (W): product_tile(kind, H, W, p, row, lane); break
-/* `width` vectors of all rows. */
+/* `width` vectors of all rows; where not all is seen, only single ones. */
 INLINE void product_rows(const product_kind kind, const product *p, size_t width, size_t lane)
 {
     for (size_t row = 0, height; row < p->rows; row += height) {
@@ -121,6 +131,9 @@ INLINE void product_rows(const product_kind kind, const product *p, size_t width
             PRODUCT_CASE(12, 1);
             PRODUCT_CASE(4, 1);
             PRODUCT_CASE(1, 1);
+        }
+        if (kind == PRODUCT_POWER_SEEN || kind == PRODUCT_CHANGE_SEEN || kind == PRODUCT_TOP_SEEN) continue;
+        switch (height * 8 + width) {
             PRODUCT_CASE(1, WIDEST);
             PRODUCT_CASE(2, WIDEST);
             PRODUCT_CASE(3, WIDEST);
@@ -143,15 +156,23 @@ INLINE void product_rows(const product_kind kind, const product *p, size_t width
 
 INLINE void product_all(const product_kind kind, const product *p)
 {
+    const size_t most =
+        kind == PRODUCT_POWER_SEEN || kind == PRODUCT_CHANGE_SEEN || kind == PRODUCT_TOP_SEEN ? 1 : WIDEST;
     size_t left = p->vectors;
     for (size_t lane = p->lane; left > 0;) {
-        size_t width = left < WIDEST ? left : left == WIDEST + 1 && WIDEST == 4 ? 3 : WIDEST;
+        size_t width = left < most ? left : left == 5 && most == 4 ? 3 : most;
         product_rows(kind, p, width, lane);
         lane += width * PLX_VW;
         left -= width;
     }
 }
 static void multiply_add(const product *p) { product_all(PRODUCT_ADD, p); }
-static void multiply_power(const product *p) { product_all(PRODUCT_POWER, p); }
+static void multiply_power(const product *p)
+{
+    if (p->all)
+        product_all(PRODUCT_POWER, p);
+    else
+        product_all(PRODUCT_POWER_SEEN, p);
+}
 
 #endif
