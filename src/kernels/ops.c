@@ -55,19 +55,26 @@ bool plx_matmul_blas_accepts(const void *arguments);
 plx_status plx_matmul_blas(plx_context *context, const void *arguments);
 plx_status plx_matmul_ref(plx_context *context, const void *arguments);
 PLX_CPU_DECLARE(plx_matmul)
+PLX_TILES_DECLARE(plx_matmul)
 static bool accepts_product(const void *arguments)
 {
     const plx_matmul_args *a = arguments;
     return a->a_type != PLX_F64 && a->b_type != PLX_F64 && a->bias_type != PLX_F64 && a->c_type == PLX_F32;
 }
+static bool accepts_tiles(const void *arguments)
+{
+    return ((const plx_matmul_args *)arguments)->bf16 && accepts_product(arguments);
+}
 /* Of compilers' vectors OpenBLAS's kernels are the better half, where they keep what x W^T promises. */
 static const plx_kernel matmul_kernels[] = {
+    PLX_TILES_KERNEL(plx_matmul, accepts_tiles)
 #if defined(__x86_64__)
     {"avx512", PLX_LEVEL_AVX512, accepts_product, plx_matmul_avx512},
     {"avx2", PLX_LEVEL_AVX2, accepts_product, plx_matmul_avx2},
 #endif
     {"blas", PLX_LEVEL_PORTABLE, plx_matmul_blas_accepts, plx_matmul_blas},
     {"portable", PLX_LEVEL_PORTABLE, accepts_product, plx_matmul_portable},
+    PLX_TILES_EMULATED(plx_matmul, accepts_tiles)
     {"ref", PLX_LEVEL_PORTABLE, NULL, plx_matmul_ref},
     {0}};
 static double matmul_flops(const void *arguments)

@@ -1,0 +1,201 @@
+/* matmul.c - C = beta C + op(A) op(B) + bias with operands rounded to bf16 and sums in f32, on tiles.
+ *
+ * op(B) is packed once by all threads: panels of 32 columns, each a stack of pairs of tiles along k. A task is some
+ * rows of C: it packs its rows of op(A) for DEPTH of k, then goes through panels and blocks of 32 x 32, which are four
+ * tiles of sums. What the loads of tiles from L1 and L2 allow is the limit, so a block uses every tile twice, and DEPTH
+ * is such that a block's operands stay in L1 and L2. An element's sum is taken over the same stretches of k in the same
+ * order whatever rows and columns are computed with it. */
+#include "kernels/amx/tile.h"
+#include "kernels/cpu/product.h"
+
+#define SIDE ((size_t)32)       /* of a block of C */
+#define STEP ((size_t)32)       /* of k: a tile */
+#define TILE ((size_t)512)      /* numbers of a tile */
+#define DEPTH ((size_t)512)     /* of k that a task works on at a time */
+#define ROWS_MOST ((size_t)256) /* of a task */
+
+typedef struct product {
+    const plx_matmul_args *a;
+    uint16_t *right;      /* [panels][steps][2][TILE] */
+    uint16_t *left;       /* [threads][rows / SIDE][DEPTH / STEP][2][TILE] */
+    size_t left_size;     /* of a thread */
+    size_t steps, panels; /* of all k; of all columns */
+    size_t rows, columns; /* of a task: rows, panels */
+    size_t across;        /* tasks side by side */
+} product;
+
+/* Numbers k, k + 1, ... of an array of any type, 16 of them; 0 from `count` on. */
+static inline vf load(const void *data, plx_type type, size_t index, size_t k, size_t count)
+{
+    return k < count ? product_load(data, type, index + k, count - k) : vf_set(0);
+}
+
+/* The tile of `side` (rows of op(A), columns of op(B)) first .. first + 15 and k .. k + 31. along: k runs along memory;
+ * by_side: one row a number of the side, as left operands are, else one a pair of k. */
+static inline void pack_tile(const void *data, plx_type type, size_t stride, bool along, bool by_side, size_t first,
+                             size_t side, size_t k, size_t depth, uint16_t *to)
+{
+    vf row[16]; /* bits of bf16 pairs */
+    if (along) {
+        for (size_t i = 0; i < 16; i++) {
+            row[i] = vf_set(0);
+            if (first + i < side) {
+                size_t at = (first + i) * stride;
+                vf_store_bf16(&row[i], load(data, type, at, k, depth), load(data, type, at, k + 16, depth));
+            }
+        }
+    } else {
+        for (size_t i = 0; i < 16; i++) {
+            size_t even = k + 2 * i, odd = even + 1;
+            row[i] = (vf)vf_bf16_pairs(even < depth ? load(data, type, even * stride, first, side) : vf_set(0),
+                                       odd < depth ? load(data, type, odd * stride, first, side) : vf_set(0));
+        }
+    }
+    if (along != by_side) product_transpose(row);
+    memcpy(to, row, sizeof row);
+}
+
+static void pack_panel(void *argument, size_t panel, int thread)
+{
+    (void)thread;
+    const product *job = argument;
+    const plx_matmul_args *a = job->a;
+    uint16_t *to = job->right + panel * job->steps * 2 * TILE;
+    for (size_t s = 0; s < job->steps; s++)
+        for (size_t half = 0; half < 2; half++, to += TILE)
+            pack_tile(a->b, a->b_type, a->ldb, a->transpose_b, false, panel * SIDE + 16 * half, a->n, s * STEP, a->k,
+                      to);
+}
+
+/* Rows [row, row + count) of op(A), steps [from, to) of k. */
+static void pack_rows(const product *job, size_t row, size_t count, size_t from, size_t to, uint16_t *left)
+{
+    const plx_matmul_args *a = job->a;
+    for (size_t i = 0; i < count; i += SIDE)
+        for (size_t s = from; s < to; s++)
+            for (size_t half = 0; half < 2; half++, left += TILE)
+                pack_tile(a->a, a->a_type, a->lda, !a->transpose_a, true, row + i + 16 * half, a->m, s * STEP, a->k,
+                          left);
+}
+
+/* C's 32 x 32 numbers at c, their rows `stride` bytes apart, += the product of `steps` steps; read: else they begin at
+ * 0. */
+static inline void block(plx_tiles *tiles, const uint16_t *left, const uint16_t *right, size_t steps, float *c,
+                         size_t stride, bool read)
+{
+    char *low = (char *)c + 16 * stride;
+    if (read) {
+        plx_tile_load(tiles, 0, c, stride);
+        plx_tile_load(tiles, 1, c + 16, stride);
+        plx_tile_load(tiles, 2, low, stride);
+        plx_tile_load(tiles, 3, low + 64, stride);
+    } else {
+        plx_tile_zero(tiles, 0);
+        plx_tile_zero(tiles, 1);
+        plx_tile_zero(tiles, 2);
+        plx_tile_zero(tiles, 3);
+    }
+    for (size_t s = 0; s < steps; s++, left += 2 * TILE, right += 2 * TILE) {
+        plx_tile_load(tiles, 4, left, 64);
+        plx_tile_load(tiles, 6, right, 64);
+        plx_tile_load(tiles, 7, right + TILE, 64);
+        plx_tile_load(tiles, 5, left + TILE, 64);
+        plx_tile_dot(tiles, 0, 4, 6);
+        plx_tile_dot(tiles, 1, 4, 7);
+        plx_tile_dot(tiles, 2, 5, 6);
+        plx_tile_dot(tiles, 3, 5, 7);
+    }
+    plx_tile_store(tiles, 0, c, stride);
+    plx_tile_store(tiles, 1, c + 16, stride);
+    plx_tile_store(tiles, 2, low, stride);
+    plx_tile_store(tiles, 3, low + 64, stride);
+}
+
+/* The same where C ends inside the block. */
+static void block_at_edge(plx_tiles *tiles, const uint16_t *left, const uint16_t *right, size_t steps, float *c,
+                          size_t ldc, bool read, size_t rows, size_t columns)
+{
+    float whole[SIDE * SIDE] __attribute__((aligned(64)));
+    memset(whole, 0, sizeof whole);
+    for (size_t i = 0; i < rows && read; i++) memcpy(whole + i * SIDE, c + i * ldc, columns * sizeof *c);
+    block(tiles, left, right, steps, whole, SIDE * sizeof *whole, read);
+    for (size_t i = 0; i < rows; i++) memcpy(c + i * ldc, whole + i * SIDE, columns * sizeof *c);
+}
+
+/* c = beta c + bias, where the sums cannot simply begin with c or with 0; false: they can. */
+static bool prepare(const plx_matmul_args *a, float *c, size_t rows, size_t column, size_t columns)
+{
+    if (a->bias == NULL && (a->beta == 0 || a->beta == 1) && a->k > 0) return false;
+    vf scale = vf_set((float)a->beta);
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < columns; j += 16) {
+            size_t left = columns - j;
+            vf x = a->bias != NULL ? product_load(a->bias, a->bias_type, column + j, left) : vf_set(0);
+            if (a->beta != 0) x += scale * vf_next(c + i * a->ldc + j, left);
+            vf_put(c + i * a->ldc + j, x, left);
+        }
+    return true;
+}
+
+static void task(void *argument, size_t index, int thread)
+{
+    const product *job = argument;
+    const plx_matmul_args *a = job->a;
+    size_t row = index / job->across * job->rows, first = index % job->across * job->columns;
+    size_t rows = a->m - row < job->rows ? a->m - row : job->rows;
+    size_t end = job->panels - first < job->columns ? job->panels : first + job->columns;
+    uint16_t *left = job->left + (size_t)thread * job->left_size;
+    size_t column = first * SIDE, columns = (end * SIDE < a->n ? end * SIDE : a->n) - column;
+    float *c = (float *)a->c + row * a->ldc;
+    bool prepared = prepare(a, c + column, rows, column, columns);
+    plx_tiles memory, *tiles = &memory;
+    plx_tiles_begin(tiles);
+    for (size_t from = 0; from < job->steps; from += DEPTH / STEP) {
+        size_t to = job->steps - from < DEPTH / STEP ? job->steps : from + DEPTH / STEP, steps = to - from;
+        bool read = prepared || from > 0 || a->beta != 0;
+        pack_rows(job, row, rows, from, to, left);
+        for (size_t panel = first; panel < end; panel++) {
+            const uint16_t *right = job->right + (panel * job->steps + from) * 2 * TILE;
+            size_t width = a->n - panel * SIDE < SIDE ? a->n - panel * SIDE : SIDE;
+            for (size_t i = 0; i < rows; i += SIDE) {
+                const uint16_t *top = left + i / SIDE * steps * 2 * TILE;
+                float *corner = c + i * a->ldc + panel * SIDE;
+                if (width == SIDE && rows - i >= SIDE)
+                    block(tiles, top, right, steps, corner, a->ldc * sizeof *corner, read);
+                else
+                    block_at_edge(tiles, top, right, steps, corner, a->ldc, read, rows - i < SIDE ? rows - i : SIDE,
+                                  width);
+            }
+        }
+    }
+    plx_tiles_end(tiles);
+}
+
+/* As many rows a task as give at least eight tasks, or else fewer panels. */
+static void choose_tasks(product *job)
+{
+    const plx_matmul_args *a = job->a;
+    job->rows = ROWS_MOST;
+    while (job->rows > SIDE && plx_parts(a->m, job->rows) < 8) job->rows /= 2;
+    size_t down = plx_parts(a->m, job->rows);
+    job->columns = job->panels;
+    if (down < 8) job->columns = plx_parts(job->panels, plx_parts(8, down));
+    job->across = plx_parts(job->panels, job->columns);
+}
+
+plx_status PLX_CPU(plx_matmul)(plx_context *context, const void *arguments)
+{
+    const plx_matmul_args *a = arguments;
+    if (a->m == 0 || a->n == 0) return PLX_OK;
+    product job = {.a = a, .steps = plx_parts(a->k, STEP), .panels = plx_parts(a->n, SIDE)};
+    choose_tasks(&job);
+    job.left_size = plx_parts(job.rows, SIDE) * (DEPTH / STEP) * 2 * TILE;
+    size_t right = job.panels * job.steps * 2 * TILE;
+    job.right =
+        plx_kernel_scratch(context, (right + (size_t)context->options.threads * job.left_size) * sizeof *job.right);
+    if (job.right == NULL) return PLX_ERROR_MEMORY;
+    job.left = job.right + right;
+    plx_parallel_for(context, job.panels, pack_panel, &job);
+    plx_parallel_for(context, plx_parts(a->m, job.rows) * job.across, task, &job);
+    return PLX_OK;
+}
