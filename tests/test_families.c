@@ -289,7 +289,8 @@ static void test_configs_accepted(void **state)
     accept(LLAMA(""));
     accept(LLAMA(
         ", \"rope_theta\": 500000, \"rope_scaling\": null, \"pretraining_tp\": 1, \"torch_dtype\": \"bfloat16\""));
-    accept(LLAMA(", \"eos_token_id\": [3, 4, 5], \"is_llama_config\": true, \"rope_interleaved\": false"));
+    accept(LLAMA(
+        ", \"eos_token_id\": [3, 4, 5], \"is_llama_config\": true, \"rope_interleaved\": false, \"use_mrope\": false"));
     accept(LLAMA(", \"rope_scaling\": {\"type\": \"linear\", \"factor\": 2}, \"some_new_thing\": null"));
     accept(LLAMA(", \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 32.0, \"low_freq_factor\": 1.0, "
                  "\"high_freq_factor\": 4.0, \"original_max_position_embeddings\": 8192}"));

@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -447,10 +448,24 @@ plx_status plx_gguf_read(plx_gguf *file, const plx_gguf_tensor *tensor, uint64_t
 
 /* ---- values as a mapping ---- */
 
+/* The double of the shortest decimal that is this f32: what was meant when it was written (1e-5). */
+static double shortest(float number)
+{
+    char text[32];
+    double value = number;
+    for (int digits = 6; digits < 9; digits++) {
+        snprintf(text, sizeof text, "%.*e", digits - 1, (double)number);
+        value = strtod(text, NULL);
+        if ((float)value == number) return value;
+    }
+    return number;
+}
+
 /* NULL when memory is short. */
 static json_t *number_json(const plx_gguf_value *value, size_t index)
 {
     double number = plx_gguf_number(value, index);
+    if (value->kind == PLX_GGUF_F32) number = shortest((float)number);
     bool real = value->kind == PLX_GGUF_F32 || value->kind == PLX_GGUF_F64;
     if (value->kind == PLX_GGUF_BOOL) return json_boolean(number != 0);
     if (!real && number < 0x1p53 && number > -0x1p53) return json_integer((json_int_t)number);

@@ -115,13 +115,14 @@ static const char *const ignored[] = {"model_type",
                                       "num_beams",
                                       "num_return_sequences",
                                       "_attn_implementation",
+                                      "tokenizer_class",
                                       NULL};
 
 /* Keys that may only say that something is not there. */
 static plx_status must_be_off(plx_keys *keys)
 {
     static const char *const names[] = {"rope_interleaved", "is_encoder_decoder", "add_cross_attention",
-                                        "tie_encoder_decoder"};
+                                        "tie_encoder_decoder", "use_mrope"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         bool on = false;
         if (plx_keys_has(keys, names[i])) PLX_TRY(plx_keys_bool(keys, names[i], &on));
