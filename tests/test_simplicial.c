@@ -31,6 +31,7 @@ typedef struct fixture {
     double *input[INPUTS], *result[OUTPUTS];
     int32_t *start;
     double scale; /* of the logits */
+    bool bf16;    /* operands of products may be rounded */
 } fixture;
 
 static fixture make(sizes s, double size, uint64_t seed)
@@ -77,7 +78,7 @@ static plx_simplicial_problem problem_of(const fixture *f, plx_type type, void *
     plx_simplicial_problem p = {
         .type = type, .sequence = {.rows = s->rows, .length = s->length, .start = f->start},
         .heads = s->heads, .kv_heads = s->kv_heads, .head_dim = s->d, .window1 = s->window1, .window2 = s->window2,
-        .form = s->form, .scale = f->scale, .bias_k = s->bias_k, .bias_v = s->bias_v, .q = input[Q],
+        .form = s->form, .scale = f->scale, .bias_k = s->bias_k, .bias_v = s->bias_v, .bf16 = f->bf16, .q = input[Q],
     };
     plx_history *histories[] = {&p.k, &p.v, &p.k2, &p.v2};
     for (int i = 0; i < 4; i++)
@@ -141,6 +142,8 @@ static void compare(const fixture *f, double *const expected[OUTPUTS], double fo
 static const char *const level_names[] = {"portable", "avx2", "avx512"};
 enum { LEVELS = 3 };
 static plx_context *levels[LEVELS][2], *reference; /* with 1 and 3 threads; NULL where the processor lacks the level */
+static const char *const tiled_names[] = {"emulated", "amx"};
+static plx_context *tiled[2][2]; /* take the tile versions where bf16 is allowed */
 
 static int setup(void **state)
 {
@@ -152,6 +155,14 @@ static int setup(void **state)
             plx_context_free(levels[i][more]);
             levels[i][more] = NULL;
         }
+    for (int i = 0; i < 2; i++)
+        for (int more = 0; more < 2; more++) {
+            tiled[i][more] = test_context(more ? 3 : 1, NULL, NULL);
+            bool amx = strcmp(plx_context_level(tiled[i][more]), "amx") == 0;
+            if (i == 0 ? plx_context_choose_kernel(tiled[i][more], "simplicial.*", "emulated") == PLX_OK : amx) continue;
+            plx_context_free(tiled[i][more]);
+            tiled[i][more] = NULL;
+        }
     reference = test_context(2, NULL, NULL);
     return plx_context_choose_kernel(reference, "simplicial.*", "ref") != PLX_OK;
 }
@@ -161,6 +172,8 @@ static int teardown(void **state)
     (void)state;
     for (int i = 0; i < LEVELS; i++)
         for (int more = 0; more < 2; more++) plx_context_free(levels[i][more]);
+    for (int i = 0; i < 2; i++)
+        for (int more = 0; more < 2; more++) plx_context_free(tiled[i][more]);
     plx_context_free(reference);
     return 0;
 }
@@ -233,6 +246,147 @@ static void test_random_shapes(void **state)
         if (plx_random_below(&random, 2) == 0) s.bias_k = 0.5, s.bias_v = -1;
         check_fast(s, 1, 2e-6, 1e-5, 100 + (uint64_t)i);
     }
+}
+
+/* ---- bf16 tiles: against the reference, by what rounding the operands of the products alone costs ---- */
+
+static double to_bf16(double x)
+{
+    uint16_t bits;
+    plx_put(&bits, PLX_BF16, 0, x);
+    return plx_get(&bits, PLX_BF16, 0);
+}
+
+/* Component c of the product that the form is made of. */
+static double form_product(const sizes *s, const double *a, const double *b, size_t c)
+{
+    if (s->form == PLX_SIMPLICIAL_TRILINEAR) return a[c] * b[c];
+    size_t first = c - c % 3, one = first + (c + 1) % 3, two = first + (c + 2) % 3;
+    return first + 3 > s->d ? 0 : a[one] * b[two] - a[two] * b[one];
+}
+
+/* What exact arithmetic makes of operands rounded to bf16: X = q o k' and k, P and v in forward; further Y = dO o v' and
+ * dA in backward, from forward's own results. To `to`, laid out as results are. */
+static void rounded_operands(const fixture *f, double *const to[OUTPUTS])
+{
+    const sizes *s = &f->s;
+    size_t d = s->d, length = s->length;
+    double *x = malloc(d * sizeof(double)), *y = malloc(d * sizeof(double)), *w = malloc(d * sizeof(double)),
+           *u = malloc(d * sizeof(double)), *k2 = malloc(d * sizeof(double)), *v2 = malloc(d * sizeof(double));
+    double *logits = malloc(length * length * sizeof(double)), *k = malloc(f->count[K] * sizeof(double)),
+           *v = malloc(f->count[V] * sizeof(double));
+    for (size_t i = 0; i < f->count[K]; i++) k[i] = to_bf16(f->input[K][i]), v[i] = to_bf16(f->input[V][i]);
+    for (int i = 0; i < OUTPUTS; i++) memset(to[i], 0, f->result_count[i] * sizeof(double));
+    for (size_t row = 0; row < s->rows * length * s->heads; row++) {
+        size_t h = row % s->heads, t = row / s->heads % length, b = row / s->heads / length, g = h * s->kv_heads / s->heads;
+        size_t start = (size_t)f->start[b * length + t];
+        size_t j0 = s->window1 > 0 && start + s->window1 <= t ? t + 1 - s->window1 : start;
+        size_t k0 = start + s->window2 <= t ? t + 1 - s->window2 : start;
+        const double *q = f->input[Q] + row * d, *dout = f->input[DOUT] + row * d;
+        double *out = to[OUT] + row * d, total = 0, top = -INFINITY, delta = 0;
+#define TOKEN(array, i) ((array) + ((b * length + (i)) * s->kv_heads + g) * d)
+        for (size_t i = k0; i <= t; i++) {
+            for (size_t c = 0; c < d; c++) k2[c] = TOKEN(f->input[K2], i)[c] + s->bias_k;
+            for (size_t c = 0; c < d; c++) x[c] = to_bf16(f->scale * form_product(s, k2, q, c));
+            for (size_t j = j0; j <= t; j++) {
+                double sum = 0;
+                for (size_t c = 0; c < d; c++) sum += x[c] * TOKEN(k, j)[c];
+                logits[(i - k0) * length + j - j0] = sum;
+                top = fmax(top, sum);
+            }
+        }
+        for (size_t i = k0; i <= t; i++)
+            for (size_t j = j0; j <= t; j++) {
+                double weight = to_bf16(exp(logits[(i - k0) * length + j - j0] - top));
+                total += weight;
+                for (size_t c = 0; c < d; c++)
+                    out[c] += weight * TOKEN(v, j)[c] * (TOKEN(f->input[V2], i)[c] + s->bias_v);
+            }
+        for (size_t c = 0; c < d; c++) out[c] /= total, delta += out[c] * dout[c];
+        double lse = to[LSE][row] = top + log(total);
+        for (size_t i = k0; i <= t; i++) {
+            for (size_t c = 0; c < d; c++) {
+                k2[c] = TOKEN(f->input[K2], i)[c] + s->bias_k;
+                v2[c] = TOKEN(f->input[V2], i)[c] + s->bias_v;
+                y[c] = to_bf16(dout[c] * v2[c]);
+                w[c] = u[c] = 0;
+            }
+            for (size_t c = 0; c < d; c++) x[c] = to_bf16(f->scale * form_product(s, k2, q, c));
+            for (size_t j = j0; j <= t; j++) {
+                double weight = to_bf16(exp(logits[(i - k0) * length + j - j0] - lse)), dweight = 0;
+                for (size_t c = 0; c < d; c++) dweight += y[c] * TOKEN(v, j)[c];
+                double da = to_bf16(weight * (dweight - delta));
+                for (size_t c = 0; c < d; c++) {
+                    w[c] += weight * TOKEN(v, j)[c];
+                    u[c] += da * TOKEN(k, j)[c];
+                    TOKEN(to[DV], j)[c] += weight * y[c];
+                    TOKEN(to[DK], j)[c] += da * x[c];
+                }
+            }
+            for (size_t c = 0; c < d; c++) {
+                TOKEN(to[DV2], i)[c] += w[c] * dout[c];
+                TOKEN(to[DK2], i)[c] += f->scale * form_product(s, q, u, c);
+                to[DQ][row * d + c] += f->scale * form_product(s, u, k2, c);
+            }
+        }
+#undef TOKEN
+    }
+    free(x), free(y), free(w), free(u), free(k2), free(v2), free(logits), free(k), free(v);
+}
+
+/* The tile versions, emulated and, where the processor has tiles, real, err at most twice as much as rounded operands
+ * do, normwise; and f32's own errors on top, for what rounding leaves alone. */
+static void check_tiles(sizes s, double size, uint64_t seed)
+{
+    fixture f = make(s, size, seed);
+    double *expected[OUTPUTS], *rounded[OUTPUTS], *once[OUTPUTS];
+    run(reference, &f, PLX_F64, true);
+    keep(&f, expected);
+    keep(&f, rounded);
+    const int outputs = LSE + 1;
+    rounded_operands(&f, rounded);
+    f.bf16 = true;
+    for (int i = 0; i < 2; i++) {
+        if (tiled[i][0] == NULL) continue;
+        for (int more = 0; more < 2; more++) {
+            run(tiled[i][more], &f, PLX_F32, true);
+            for (int o = 0; o < outputs && more == 0; o++) {
+                double error = relative_error(f.result[o], expected[o], f.result_count[o]);
+                double alone = relative_error(rounded[o], expected[o], f.result_count[o]);
+                double most = 2 * alone + (o <= LSE ? 2e-6 : 1e-5);
+                if (!(error <= most))
+                    fail_msg("%s, %s: error %.3g, of rounding alone %.3g (B %zu T %zu H %zu G %zu d %zu w %zu %zu form "
+                             "%d documents %zu)",
+                             tiled_names[i], output_names[o], error, alone, s.rows, s.length, s.heads, s.kv_heads, s.d,
+                             s.window1, s.window2, (int)s.form, s.document);
+            }
+            if (more == 0) keep(&f, once);
+        }
+        for (int o = 0; o < OUTPUTS; o++)
+            assert_memory_equal(once[o], f.result[o], f.result_count[o] * sizeof(double));
+        drop_kept(once);
+    }
+    drop_kept(expected);
+    drop_kept(rounded);
+    drop(&f);
+}
+
+/* B, T, H, G, d, w1, w2, form, bias, documents */
+static const sizes tile_shapes[] = {
+    {1, 65, 4, 1, 64, 32, 16, 0, 0, 0, 0},      {2, 63, 4, 4, 32, 40, 7, 0, 0.5, -0.5, 0},
+    {1, 70, 2, 1, 80, 0, 32, 0, 0, 0, 0},       {3, 33, 6, 2, 24, 17, 5, 0, 0, 0, 13},
+    {1, 100, 2, 2, 16, 64, 16, 1, 0, 0, 0},     {1, 40, 1, 1, 256, 33, 7, 0, 0, 0, 0},
+    {1, 34, 64, 1, 8, 20, 7, 0, 0, 0, 0},       {1, 150, 1, 1, 128, 1000, 4, 0, 0, 0, 60},
+    {1, 300, 2, 2, 16, 150, 8, 1, 0.25, 0, 0},
+};
+
+static void test_tiles(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof tile_shapes / sizeof tile_shapes[0]; i++) check_tiles(tile_shapes[i], 1, 300 + i);
+    /* maxima that the room above a lane's first rows holds, and others that it does not */
+    check_tiles((sizes){.rows = 2, .length = 150, .heads = 8, .kv_heads = 2, .d = 32, .window2 = 3}, 10, 320);
+    check_tiles((sizes){.rows = 2, .length = 150, .heads = 8, .kv_heads = 2, .d = 32, .window2 = 3}, 60, 321);
 }
 
 /* Logits of hundreds: maxima move within a lane by far more than f32's range of exponents, and stay right. The error
@@ -533,14 +687,16 @@ static void test_steps(void **state)
 static void test_not_a_number(void **state)
 {
     (void)state;
-    for (int i = 0; i < LEVELS; i++) {
-        if (levels[i][0] == NULL) continue;
+    for (int i = 0; i < LEVELS + 2; i++) {
+        plx_context *context = i < LEVELS ? levels[i][0] : tiled[i - LEVELS][0];
+        if (context == NULL) continue;
         fixture f = make((sizes){1, 40, 1, 1, 8, 10, 3, 0, 0, 0, 20}, 1, 3);
+        f.bf16 = i >= LEVELS;
         f.input[K][12 * 8 + 5] = NAN;
 #if defined(__x86_64__)
         _mm_setcsr(_mm_getcsr() & ~0x8040u); /* denormals count, as in a fresh process */
 #endif
-        run(levels[i][0], &f, PLX_F32, true);
+        run(context, &f, PLX_F32, true);
 #if defined(__x86_64__)
         assert_int_equal(_mm_getcsr() & 0x8040, 0);
 #endif
@@ -651,7 +807,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_definition), cmocka_unit_test(test_differences),  cmocka_unit_test(test_shapes),
-        cmocka_unit_test(test_random_shapes), cmocka_unit_test(test_large_logits), cmocka_unit_test(test_rotation),
+        cmocka_unit_test(test_random_shapes), cmocka_unit_test(test_large_logits), cmocka_unit_test(test_tiles), cmocka_unit_test(test_rotation),
         cmocka_unit_test(test_exact_start), cmocka_unit_test(test_steps),     cmocka_unit_test(test_not_a_number),
         cmocka_unit_test(test_flops),       cmocka_unit_test(test_options),  cmocka_unit_test(test_retrofit),
     };

@@ -101,9 +101,10 @@ static inline vi vf_to_bf16(vf x)
 static inline vi vf_bf16_pairs(vf even, vf odd)
 {
 #if defined(__AVX512BF16__)
-    __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)even));
-    __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)odd));
-    return (vi)_mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+    static const uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                       8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    __m512bh both = _mm512_cvtne2ps_pbh((__m512)odd, (__m512)even);
+    return (vi)_mm512_permutexvar_epi16(_mm512_loadu_si512(order), (__m512i)both);
 #else
     return vf_to_bf16(even) | vf_to_bf16(odd) << 16;
 #endif

@@ -3,6 +3,7 @@
 
 PLX_CPU_DECLARE(plx_simplicial_forward)
 PLX_CPU_DECLARE(plx_simplicial_backward)
+PLX_TILES_DECLARE(plx_simplicial_forward)
 
 /* Visible (j,k) pairs of all queries and heads, one document a row. */
 static double pairs(const plx_simplicial_problem *p)
@@ -37,8 +38,15 @@ static bool accepts_backward(const void *arguments)
     return ((const plx_simplicial_backward_args *)arguments)->problem.type == PLX_F32;
 }
 
+static bool tiles_forward(const void *arguments)
+{
+    return accepts_forward(arguments) && ((const plx_simplicial_forward_args *)arguments)->problem.bf16;
+}
+
 static const plx_kernel forward_kernels[] = {
+    PLX_TILES_KERNEL(plx_simplicial_forward, tiles_forward)
     PLX_CPU_KERNELS(plx_simplicial_forward, accepts_forward)
+    PLX_TILES_EMULATED(plx_simplicial_forward, tiles_forward)
     {"ref", PLX_LEVEL_PORTABLE, NULL, plx_simplicial_forward_ref},
     {0},
 };

@@ -10,7 +10,7 @@
  * number of chunks is bounded, so memory stays linear in the length. */
 #include "mixers/simplicial/cpu/lanes.h"
 
-#define TASKS_WANTED 64
+#define CHUNKS_WANTED 64
 #define CHUNK_LEAST 32
 #define PARTIAL_MOST ((size_t)16 << 20) /* floats of private sums, above which fewer chunks are made */
 
@@ -18,28 +18,28 @@
 typedef struct partial {
     int64_t base1, base2;
     size_t count1, count2;
-    float *dk, *dv;               /* [count1, width] */
-    float *dk2, *dv2;             /* [count2, width] */
+    float *dk, *dv;   /* [count1, width] */
+    float *dk2, *dv2; /* [count2, width] */
 } partial;
 
 typedef struct memory {
     float *panels;
-    float *x_turned, *y_turned;   /* [d, LANES] */
-    float *x, *y;                 /* [LANES, width] */
-    float *p, *da;                /* [ROWS_MOST, LANES] */
-    float *w, *u;                 /* [LANES, width] */
-    float *q, *dout, *dq;         /* [width], of the (query, head) in work; q times scale * log2(e) */
-    float *q_moved, *u_moved, *k2_moved; /* [2, width]: for det, the components moved round */
+    float *x_turned, *y_turned;                 /* [d, LANES] */
+    float *x, *y;                               /* [LANES, width] */
+    float *p, *da;                              /* [ROWS_MOST, LANES] */
+    float *w, *u;                               /* [LANES, width] */
+    float *q, *dout, *dq;                       /* [width], of the (query, head) in work; q times scale * log2(e) */
+    float *q_moved, *u_moved, *k2_moved;        /* [2, width]: for det, the components moved round */
     float minus_lse[LANES], minus_delta[LANES]; /* times log2(e) and ln(2) */
     block block;
 } memory;
 
 typedef struct job {
     const plx_simplicial_backward_args *args;
-    size_t queries, chunks;       /* of a chunk, of a row */
+    size_t queries, chunks; /* of a chunk, of a row */
     size_t stride, partial_floats;
     char *scratch;
-    partial *partials;            /* [rows * kv_heads * chunks] */
+    partial *partials; /* [rows * kv_heads * chunks] */
     float *sums;
 } job;
 
@@ -48,24 +48,21 @@ INLINE void score_tile(const size_t R, const size_t V, const block *at, operand 
                        size_t lane, const memory *m, float *p, float *da)
 {
     vf s[12][TILE_VECTORS];
-    UNROLL for (size_t i = 0; i < V; i++)
-        UNROLL for (size_t r = 0; r < R; r++) s[r][i] = vf_load(m->minus_lse + lane + i * PLX_VW);
+    UNROLL for (size_t i = 0; i < V; i++) UNROLL for (size_t r = 0; r < R; r++) s[r][i] =
+        vf_load(m->minus_lse + lane + i * PLX_VW);
     tile_products(R, V, k, m->x_turned + lane, LANES, d, s);
-    UNROLL for (size_t r = 0; r < R; r++)
-        UNROLL for (size_t i = 0; i < V; i++) s[r][i] = tile_exp2(s[r][i]);
+    UNROLL for (size_t r = 0; r < R; r++) UNROLL for (size_t i = 0; i < V; i++) s[r][i] = tile_exp2(s[r][i]);
     if (lanes_masked(at, row, R)) {
-        UNROLL for (size_t i = 0; i < V; i++)
-            UNROLL for (size_t r = 0; r < R; r++)
-                s[r][i] = vf_select(lanes_visible(at, lane + i * PLX_VW, row + r), s[r][i], vf_set(0));
+        UNROLL for (size_t i = 0; i < V; i++) UNROLL for (size_t r = 0; r < R; r++) s[r][i] =
+            vf_select(lanes_visible(at, lane + i * PLX_VW, row + r), s[r][i], vf_set(0));
     }
-    UNROLL for (size_t r = 0; r < R; r++)
-        UNROLL for (size_t i = 0; i < V; i++) vf_store(p + r * LANES + i * PLX_VW, s[r][i]);
-    UNROLL for (size_t i = 0; i < V; i++)
-        UNROLL for (size_t r = 0; r < R; r++) s[r][i] = vf_load(m->minus_delta + lane + i * PLX_VW);
+    UNROLL for (size_t r = 0; r < R; r++) UNROLL for (size_t i = 0; i < V; i++)
+        vf_store(p + r * LANES + i * PLX_VW, s[r][i]);
+    UNROLL for (size_t i = 0; i < V; i++) UNROLL for (size_t r = 0; r < R; r++) s[r][i] =
+        vf_load(m->minus_delta + lane + i * PLX_VW);
     tile_products(R, V, v, m->y_turned + lane, LANES, d, s);
-    UNROLL for (size_t r = 0; r < R; r++)
-        UNROLL for (size_t i = 0; i < V; i++)
-            vf_store(da + r * LANES + i * PLX_VW, s[r][i] * vf_load(p + r * LANES + i * PLX_VW));
+    UNROLL for (size_t r = 0; r < R; r++) UNROLL for (size_t i = 0; i < V; i++)
+        vf_store(da + r * LANES + i * PLX_VW, s[r][i] * vf_load(p + r * LANES + i * PLX_VW));
 }
 
 static void score(const chunk *c, const block *at, size_t first, size_t count, memory *m)
@@ -114,7 +111,8 @@ static void build(const chunk *c, const job *j, memory *m)
     for (size_t n = at->lanes; n < at->vectors * PLX_VW; n++) m->minus_lse[n] = m->minus_delta[n] = 0;
 }
 
-/* next[c] and after[c]: the components of a that in det's cross product stand in for c; 0 beyond the last whole chunk. */
+/* next[c] and after[c]: the components of a that in det's cross product stand in for c; 0 beyond the last whole chunk.
+ */
 static void move_round(const float *a, size_t d, float *next, float *after)
 {
     for (size_t l = 0; l + 3 <= d; l += 3) {
@@ -129,8 +127,11 @@ static void move_round(const float *a, size_t d, float *next, float *after)
 INLINE void add_product(vf *out, bool det, const float *a, const float *a_moved, const float *b, const float *b_moved,
                         size_t width, size_t l)
 {
-    if (!det) *out += vf_load(a + l) * vf_load(b + l);
-    else *out += vf_load(a_moved + l) * vf_load(b_moved + width + l) - vf_load(a_moved + width + l) * vf_load(b_moved + l);
+    if (!det)
+        *out += vf_load(a + l) * vf_load(b + l);
+    else
+        *out +=
+            vf_load(a_moved + l) * vf_load(b_moved + width + l) - vf_load(a_moved + width + l) * vf_load(b_moved + l);
 }
 
 /* What W and U of a segment's lanes give: dq += U o k' of its (query, head), dk' += q o U and dv' += W * dO of the
@@ -171,8 +172,10 @@ INLINE void scatter_form(const bool det, const chunk *c, const job *j, const seg
 
 static void scatter(const chunk *c, const job *j, const segment *s, memory *m, const partial *sums)
 {
-    if (c->p->form == PLX_SIMPLICIAL_DET) scatter_form(true, c, j, s, m, sums);
-    else scatter_form(false, c, j, s, m, sums);
+    if (c->p->form == PLX_SIMPLICIAL_DET)
+        scatter_form(true, c, j, s, m, sums);
+    else
+        scatter_form(false, c, j, s, m, sums);
 }
 
 static void do_block(const chunk *c, const job *j, memory *m, const partial *sums)
@@ -219,10 +222,14 @@ static void do_chunk(void *argument, size_t index, int thread)
     memset(m->q, 0, 9 * width * sizeof(float));
 
     unsigned state = lanes_flush_denormals();
-    chunk c = lanes_chunk(p, row / p->kv_heads, row % p->kv_heads, 0, 1, query, query_end, m->panels);
+    chunk c = lanes_chunk(p, row / p->kv_heads, row % p->kv_heads, 0, 1, query, query_end);
+    lanes_read_long(&c, lanes_read_short(&c, m->panels));
     partial *sums = &j->partials[index];
-    *sums = (partial){.base1 = c.base1, .base2 = c.base2, .count1 = c.count1, 
-                      .count2 = c.count2, .dk = j->sums + index * j->partial_floats};
+    *sums = (partial){.base1 = c.base1,
+                      .base2 = c.base2,
+                      .count1 = c.count1,
+                      .count2 = c.count2,
+                      .dk = j->sums + index * j->partial_floats};
     sums->dv = sums->dk + c.count1 * c.width;
     sums->dk2 = sums->dv + c.count1 * c.width;
     sums->dv2 = sums->dk2 + c.count2 * c.width;
@@ -271,7 +278,7 @@ plx_status PLX_CPU(plx_simplicial_backward)(plx_context *context, const void *ar
     job j = {.args = arguments};
     const plx_simplicial_problem *p = &j.args->problem;
     size_t length = p->sequence.length, rows = p->sequence.rows * p->kv_heads, d = p->head_dim;
-    size_t wanted = (TASKS_WANTED + rows - 1) / rows;
+    size_t wanted = (CHUNKS_WANTED + rows - 1) / rows;
     for (;; wanted = (wanted + 1) / 2) { /* chosen by shape alone */
         j.queries = (length + wanted - 1) / wanted;
         if (j.queries < CHUNK_LEAST) j.queries = CHUNK_LEAST;
@@ -281,7 +288,7 @@ plx_status PLX_CPU(plx_simplicial_backward)(plx_context *context, const void *ar
     }
     size_t tasks = rows * j.chunks;
     size_t floats = 2 * LANES * (d + 2 * lanes_round(d) + ROWS_MOST) + 9 * lanes_round(d) +
-                    lanes_panel_floats(p, j.queries, length);
+                    lanes_short_floats(p, j.queries, length) + lanes_long_floats(p, j.queries, length);
     j.stride = lanes_bytes(sizeof(memory)) + lanes_bytes(floats * sizeof(float));
     size_t threads = (size_t)plx_context_threads(context), private_bytes = lanes_bytes(tasks * sizeof(partial));
     char *scratch =

@@ -7,20 +7,16 @@
 
 #include <math.h>
 
-#define QUERIES_MOST 64
-#define QUERIES_LEAST 16
-#define TASKS_WANTED 32
-#define TASKS_LEAST 8
 #define SUM_MOST 1e18f /* beyond it a tile is done again with the true maximum */
 
 typedef struct memory {
     float *panels;
-    float *x_turned;  /* [d, LANES] */
-    float *p;         /* [ROWS_MOST, LANES] */
-    float *o2;        /* [LANES, width] */
-    float *sum;       /* [width], of the (query, head) in work */
+    float *x_turned;                                      /* [d, LANES] */
+    float *p;                                             /* [ROWS_MOST, LANES] */
+    float *o2;                                            /* [LANES, width] */
+    float *sum;                                           /* [width], of the (query, head) in work */
     float minus_m[LANES + PLX_VW], total[LANES + PLX_VW]; /* with a margin to read from */
-    float top, mass;  /* of the (query, head) in work: out = sum / mass, both relative to 2^top */
+    float top, mass; /* of the (query, head) in work: out = sum / mass, both relative to 2^top */
     block block;
 } memory;
 
@@ -32,16 +28,16 @@ INLINE void score_tile(const size_t R, const size_t V, const block *at, operand 
 {
     vf s[12][TILE_VECTORS], minus[TILE_VECTORS];
     UNROLL for (size_t v = 0; v < V; v++) minus[v] = vf_load(m->minus_m + lane + v * PLX_VW);
-    UNROLL for (size_t r = 0; r < R; r++)
-        UNROLL for (size_t v = 0; v < V; v++) s[r][v] = pass == PASS_NEXT ? minus[v] : vf_set(0);
+    UNROLL for (size_t r = 0; r < R; r++) UNROLL for (size_t v = 0; v < V; v++) s[r][v] =
+        pass == PASS_NEXT ? minus[v] : vf_set(0);
     tile_products(R, V, k, x, LANES, d, s);
     if (lanes_masked(at, row, R)) {
-        UNROLL for (size_t v = 0; v < V; v++)
-            UNROLL for (size_t r = 0; r < R; r++)
-                s[r][v] = vf_select(lanes_visible(at, lane + v * PLX_VW, row + r), s[r][v], vf_set(-1e30f));
+        UNROLL for (size_t v = 0; v < V; v++) UNROLL for (size_t r = 0; r < R; r++) s[r][v] =
+            vf_select(lanes_visible(at, lane + v * PLX_VW, row + r), s[r][v], vf_set(-1e30f));
     }
     if (pass != PASS_NEXT) {
-        UNROLL for (size_t v = 0; v < V; v++) {
+        UNROLL for (size_t v = 0; v < V; v++)
+        {
             vf top = pass == PASS_FIRST ? s[0][v] : -minus[v];
             UNROLL for (size_t r = 0; r < R; r++) top = vf_max(top, s[r][v]);
             vf_store(m->minus_m + lane + v * PLX_VW, -top);
@@ -49,16 +45,18 @@ INLINE void score_tile(const size_t R, const size_t V, const block *at, operand 
         }
         if (pass == PASS_MAXIMUM) return;
     }
-    UNROLL for (size_t v = 0; v < V; v++) {
+    UNROLL for (size_t v = 0; v < V; v++)
+    {
         vf total = vf_load(m->total + lane + v * PLX_VW);
-        UNROLL for (size_t r = 0; r < R; r++) {
+        UNROLL for (size_t r = 0; r < R; r++)
+        {
             s[r][v] = tile_exp2(s[r][v]);
             total += s[r][v];
         }
         vf_store(m->total + lane + v * PLX_VW, total);
     }
-    UNROLL for (size_t r = 0; r < R; r++)
-        UNROLL for (size_t v = 0; v < V; v++) vf_store(p + r * LANES + lane + v * PLX_VW, s[r][v]);
+    UNROLL for (size_t r = 0; r < R; r++) UNROLL for (size_t v = 0; v < V; v++)
+        vf_store(p + r * LANES + lane + v * PLX_VW, s[r][v]);
 }
 
 /* Rows from .. to - 1 of S^T, the tile beginning with row `first`. With PASS_FIRST the tiles after the first are
@@ -83,8 +81,8 @@ static void score(const chunk *c, const block *at, size_t first, size_t from, si
 
 /* The sums of some lane ran away with this tile (or are NaN): m becomes the maximum so far, what was gathered is scaled
  * to it, and the tile is done again. before: the sums without it; gathered: whether o2 holds anything yet. */
-static void score_again(const chunk *c, const block *at, size_t first, size_t count, const float *before,
-                        bool gathered, memory *m)
+static void score_again(const chunk *c, const block *at, size_t first, size_t count, const float *before, bool gathered,
+                        memory *m)
 {
     float old[LANES];
     memcpy(old, m->minus_m, sizeof old);
@@ -108,8 +106,7 @@ INLINE void gather_vectors(const size_t V, const chunk *c, const segment *s, con
     UNROLL for (size_t v = 0; v < V; v++) sum[v] = vf_load(m->sum + l + v * PLX_VW) * vf_set(rescale);
     for (size_t i = 0; i < s->count; i++) {
         vf factor = vf_set(weight[i]);
-        UNROLL for (size_t v = 0; v < V; v++)
-            sum[v] += factor * vf_load(v2 + v * PLX_VW) * vf_load(o2 + v * PLX_VW);
+        UNROLL for (size_t v = 0; v < V; v++) sum[v] += factor * vf_load(v2 + v * PLX_VW) * vf_load(o2 + v * PLX_VW);
         v2 += c->width;
         o2 += c->width;
     }
@@ -138,9 +135,12 @@ static void gather(const chunk *c, const segment *s, const plx_simplicial_forwar
     m->mass = m->mass * rescale + vf_sum(mass);
     for (size_t l = 0; l < c->width;) {
         size_t vectors = tile_vectors((c->width - l) / PLX_VW);
-        if (vectors == TILE_VECTORS) gather_vectors(TILE_VECTORS, c, s, weight, rescale, l, m);
-        else if (vectors == 2) gather_vectors(2, c, s, weight, rescale, l, m);
-        else gather_vectors(1, c, s, weight, rescale, l, m);
+        if (vectors == TILE_VECTORS)
+            gather_vectors(TILE_VECTORS, c, s, weight, rescale, l, m);
+        else if (vectors == 2)
+            gather_vectors(2, c, s, weight, rescale, l, m);
+        else
+            gather_vectors(1, c, s, weight, rescale, l, m);
         l += vectors * PLX_VW;
     }
     if (!s->last) return;
@@ -159,7 +159,8 @@ static void do_block(const chunk *c, const plx_simplicial_forward_args *args, me
     for (size_t i = 0; i < LANES; i++) m->total[i] = 0;
     /* The first maximum of each lane must be one of its own, so that rows which all lanes see come first: within the
      * first tile where the few before them fit in, else in a tile of their own. */
-    size_t first, count, most = lanes_rows_most(c->d), origin = at->inner - at->begin > most / 2 ? at->inner : at->begin;
+    size_t first, count, most = lanes_rows_most(c->d),
+                         origin = at->inner - at->begin > most / 2 ? at->inner : at->begin;
     for (size_t done = 0; (count = lanes_rows(at, origin, most, done, &first)) > 0; done += count) {
         float before[LANES];
         memcpy(before, m->total, sizeof before);
@@ -181,9 +182,8 @@ static void do_block(const chunk *c, const plx_simplicial_forward_args *args, me
 
 typedef struct job {
     const plx_simplicial_forward_args *args;
-    size_t queries, chunks;      /* of a chunk, of a row */
-    size_t parts;                /* of a key/value head's query heads, which are tasks of their own */
-    size_t stride;               /* bytes of scratch a thread */
+    lanes_division division;
+    size_t stride; /* bytes of scratch a thread */
     char *scratch;
 } job;
 
@@ -191,8 +191,6 @@ static void do_chunk(void *argument, size_t index, int thread)
 {
     const job *j = argument;
     const plx_simplicial_problem *p = &j->args->problem;
-    size_t part = index % j->parts, query = index / j->parts % j->chunks * j->queries, row = index / j->parts / j->chunks;
-    size_t query_end = query + j->queries < p->sequence.length ? query + j->queries : p->sequence.length;
     memory *m = (memory *)(j->scratch + (size_t)thread * j->stride);
     m->x_turned = (float *)(j->scratch + (size_t)thread * j->stride + lanes_bytes(sizeof *m));
     m->p = m->x_turned + p->head_dim * LANES;
@@ -201,9 +199,9 @@ static void do_chunk(void *argument, size_t index, int thread)
     m->panels = m->sum + lanes_round(p->head_dim);
 
     unsigned state = lanes_flush_denormals();
-    chunk c = lanes_chunk(p, row / p->kv_heads, row % p->kv_heads, part, j->parts, query, query_end,
-                          m->panels);
-    cursor at = {.query = query};
+    chunk c = lanes_divided(p, &j->division, index);
+    lanes_read_long(&c, lanes_read_short(&c, m->panels));
+    cursor at = {.query = c.query};
     while (lanes_next(&c, &at, &m->block)) do_block(&c, j->args, m);
     lanes_restore_denormals(state);
 }
@@ -212,25 +210,15 @@ plx_status PLX_CPU(plx_simplicial_forward)(plx_context *context, const void *arg
 {
     job j = {.args = arguments};
     const plx_simplicial_problem *p = &j.args->problem;
-    size_t longest = p->sequence.length;
-    for (size_t b = 0; p->sequence.past != NULL && b < p->sequence.rows; b++)
-        if ((size_t)p->sequence.past[b] + p->sequence.length > longest)
-            longest = (size_t)p->sequence.past[b] + p->sequence.length;
-    /* Larger chunks read their panels less often; enough tasks for many threads come first, by shape alone. Where even
-     * chunks of a few queries are few, as in decoding, the heads are divided. */
-    size_t rows = p->sequence.rows * p->kv_heads, group = p->heads / p->kv_heads;
-    for (j.queries = QUERIES_MOST;; j.queries /= 2) {
-        j.chunks = (p->sequence.length + j.queries - 1) / j.queries;
-        if (rows * j.chunks >= TASKS_WANTED || j.queries == QUERIES_LEAST) break;
-    }
-    j.parts = rows * j.chunks >= TASKS_LEAST ? 1 : (TASKS_LEAST + rows * j.chunks - 1) / (rows * j.chunks);
-    if (j.parts > group) j.parts = group;
+    size_t longest = lanes_longest(&p->sequence);
+    j.division = lanes_divide(p);
     size_t width = lanes_round(p->head_dim);
     size_t floats = LANES * (p->head_dim + ROWS_MOST + width) + width +
-                    lanes_panel_floats(p, j.queries, longest);
+                    lanes_short_floats(p, j.division.queries, longest) +
+                    lanes_long_floats(p, j.division.queries, longest);
     j.stride = lanes_bytes(sizeof(memory)) + lanes_bytes(floats * sizeof(float));
     j.scratch = plx_kernel_scratch(context, (size_t)plx_context_threads(context) * j.stride);
     if (j.scratch == NULL) return PLX_ERROR_MEMORY;
-    plx_parallel_for(context, rows * j.chunks * j.parts, do_chunk, &j);
+    plx_parallel_for(context, j.division.tasks, do_chunk, &j);
     return PLX_OK;
 }

@@ -12,30 +12,32 @@
 #include "mixers/simplicial/cpu/tile.h"
 #include "mixers/simplicial/simplicial_ops.h"
 
+#ifndef LANES
 #define LANES 64
+#endif
 #define ROWS_MOST 96 /* of j in a tile */
 #define LOG2_E 1.4426950408889634
 #define LN_2 0.69314718055994531
 
 typedef struct chunk {
     const plx_simplicial_problem *p;
-    size_t b, g;                   /* row, key/value head */
-    size_t head, group;            /* the first of its query heads that are the chunk's, and how many */
-    size_t query, query_end;       /* t of the row */
-    int64_t base1, base2;          /* first token of the panels of k and v, of k2 and v2 */
-    size_t count1, count2;         /* their tokens */
-    size_t d, width;               /* components; rounded up to whole vectors */
-    size_t row2;                   /* stride of the turned panels */
-    float *k, *v;                  /* [count1, width], zero beyond d */
-    float *k2, *v2;                /* [count2, width], with bias */
-    float *k2_turned, *v2_turned;  /* [d, row2] */
+    size_t b, g;                  /* row, key/value head */
+    size_t head, group;           /* the first of its query heads that are the chunk's, and how many */
+    size_t query, query_end;      /* t of the row */
+    int64_t base1, base2;         /* first token of the panels of k and v, of k2 and v2 */
+    size_t count1, count2;        /* their tokens */
+    size_t d, width;              /* components; rounded up to whole vectors */
+    size_t row2;                  /* stride of the turned panels */
+    float *k, *v;                 /* [count1, width], zero beyond d */
+    float *k2, *v2;               /* [count2, width], with bias */
+    float *k2_turned, *v2_turned; /* [d, row2] */
 } chunk;
 
 typedef struct segment {
     size_t query, head;
-    size_t k;                      /* index in the panel of the first lane's token */
+    size_t k; /* index in the panel of the first lane's token */
     size_t lane, count;
-    bool first, last;              /* begins, ends the k of its (query, head) */
+    bool first, last; /* begins, ends the k of its (query, head) */
 } segment;
 
 typedef struct block {
@@ -47,7 +49,9 @@ typedef struct block {
     int32_t lane_begin[LANES], lane_end[LANES]; /* of each lane */
 } block;
 
-typedef struct cursor { size_t query, head, k; } cursor; /* k counted from the query's first */
+typedef struct cursor {
+    size_t query, head, k;
+} cursor; /* k counted from the query's first */
 
 /* Rows of j in a tile: P, K and V of them and X^T stay in the first-level cache. */
 static inline size_t lanes_rows_most(size_t d) { return d >= 128 ? ROWS_MOST / 2 : ROWS_MOST; }
@@ -64,12 +68,15 @@ static inline size_t lanes_reach(size_t window, size_t queries, size_t longest)
 {
     return window == 0 || window > longest || window - 1 + queries > longest ? longest : window - 1 + queries;
 }
-/* Floats that the panels of a chunk take. */
-static inline size_t lanes_panel_floats(const plx_simplicial_problem *p, size_t queries, size_t longest)
+/* Floats that the panels of a chunk take: of k2 and v2, of k and v. */
+static inline size_t lanes_short_floats(const plx_simplicial_problem *p, size_t queries, size_t longest)
 {
-    size_t count1 = lanes_reach(p->window1, queries, longest), count2 = lanes_reach(p->window2, queries, longest);
-    size_t width = lanes_round(p->head_dim);
-    return 2 * (count1 * width + count2 * width + p->head_dim * lanes_stride(count2));
+    size_t count2 = lanes_reach(p->window2, queries, longest);
+    return 2 * (count2 * lanes_round(p->head_dim) + p->head_dim * lanes_stride(count2)) + PLX_VW;
+}
+static inline size_t lanes_long_floats(const plx_simplicial_problem *p, size_t queries, size_t longest)
+{
+    return 2 * lanes_reach(p->window1, queries, longest) * lanes_round(p->head_dim);
 }
 
 /* P of far away pairs is denormal, which costs a hundred times as much and is worth nothing. */
@@ -107,16 +114,15 @@ static inline size_t lanes_used(const plx_simplicial_problem *p)
 
 static inline const float *lanes_at(const chunk *c, const void *array, size_t query, size_t head)
 {
-    return (const float *)array +
-           ((c->b * c->p->sequence.length + query) * c->p->heads + c->head + head) * c->d;
+    return (const float *)array + ((c->b * c->p->sequence.length + query) * c->p->heads + c->head + head) * c->d;
 }
 
 static inline void lanes_read_panel(const chunk *c, const plx_history *history, int64_t base, size_t count, float bias,
                                     float *rows, float *turned)
 {
     for (size_t i = 0; i < count; i++) {
-        const float *from = (const float *)history->data +
-                            plx_simplicial_offset(history, c->b, base + (int64_t)i) + c->g * c->d;
+        const float *from =
+            (const float *)history->data + plx_simplicial_offset(history, c->b, base + (int64_t)i) + c->g * c->d;
         float *to = rows + i * c->width;
         for (size_t l = 0; l < c->d; l++) to[l] = from[l] + bias;
         for (size_t l = c->d; l < c->width; l++) to[l] = 0;
@@ -128,31 +134,95 @@ static inline void lanes_read_panel(const chunk *c, const plx_history *history, 
     }
 }
 
-/* The chunk of queries query .. query_end - 1 of row b and key/value head g, with its panels read into `memory`; of its
- * query heads the part-th of `parts` nearly equal groups. */
+/* The chunk of queries query .. query_end - 1 of row b and key/value head g, without its panels; of its query heads the
+ * part-th of `parts` nearly equal groups. */
 static inline chunk lanes_chunk(const plx_simplicial_problem *p, size_t b, size_t g, size_t part, size_t parts,
-                                size_t query, size_t query_end, float *memory)
+                                size_t query, size_t query_end)
 {
     size_t group = p->heads / p->kv_heads, head = group * part / parts;
-    chunk c = {.p = p, .b = b, .g = g, .head = g * group + head, .group = group * (part + 1) / parts - head,
-               .query = query, .query_end = query_end, .d = p->head_dim, .width = lanes_round(p->head_dim)};
+    chunk c = {.p = p,
+               .b = b,
+               .g = g,
+               .head = g * group + head,
+               .group = group * (part + 1) / parts - head,
+               .query = query,
+               .query_end = query_end,
+               .d = p->head_dim,
+               .width = lanes_round(p->head_dim)};
     c.base1 = plx_simplicial_first(&p->sequence, b, query, p->window1);
     c.base2 = plx_simplicial_first(&p->sequence, b, query, p->window2);
     int64_t end = plx_simplicial_position(&p->sequence, b, query_end - 1) + 1;
     c.count1 = (size_t)(end - c.base1);
     c.count2 = (size_t)(end - c.base2);
     c.row2 = lanes_stride(c.count2);
-    c.k = memory;
-    c.v = c.k + c.count1 * c.width;
-    c.k2 = c.v + c.count1 * c.width;
-    c.v2 = c.k2 + c.count2 * c.width;
-    c.k2_turned = c.v2 + c.count2 * c.width;
-    c.v2_turned = c.k2_turned + c.d * c.row2;
-    lanes_read_panel(&c, &p->k, c.base1, c.count1, 0, c.k, NULL);
-    lanes_read_panel(&c, &p->v, c.base1, c.count1, 0, c.v, NULL);
-    lanes_read_panel(&c, &p->k2, c.base2, c.count2, (float)p->bias_k, c.k2, c.k2_turned);
-    lanes_read_panel(&c, &p->v2, c.base2, c.count2, (float)p->bias_v, c.v2, c.v2_turned);
     return c;
+}
+
+/* The tasks of a forward: chunks of queries, and parts of a key/value head's query heads. */
+typedef struct lanes_division {
+    size_t queries, chunks, parts, tasks;
+} lanes_division;
+#define QUERIES_MOST 64
+#define QUERIES_LEAST 16
+#define TASKS_WANTED 32
+#define TASKS_LEAST 8
+
+/* Larger chunks read their panels less often; enough tasks for many threads come first, by shape alone. Where even
+ * chunks of a few queries are few, as in decoding, the heads are divided. */
+static inline lanes_division lanes_divide(const plx_simplicial_problem *p)
+{
+    size_t rows = p->sequence.rows * p->kv_heads, group = p->heads / p->kv_heads;
+    lanes_division to = {.queries = QUERIES_MOST};
+    for (;; to.queries /= 2) {
+        to.chunks = (p->sequence.length + to.queries - 1) / to.queries;
+        if (rows * to.chunks >= TASKS_WANTED || to.queries == QUERIES_LEAST) break;
+    }
+    to.parts = (TASKS_LEAST + rows * to.chunks - 1) / (rows * to.chunks);
+    if (to.parts > group) to.parts = group;
+    to.tasks = rows * to.chunks * to.parts;
+    return to;
+}
+
+static inline chunk lanes_divided(const plx_simplicial_problem *p, const lanes_division *to, size_t index)
+{
+    size_t part = index % to->parts, query = index / to->parts % to->chunks * to->queries;
+    size_t row = index / to->parts / to->chunks, length = p->sequence.length;
+    return lanes_chunk(p, row / p->kv_heads, row % p->kv_heads, part, to->parts, query,
+                       query + to->queries < length ? query + to->queries : length);
+}
+
+/* Tokens of the longest row, those before the batch included. */
+static inline size_t lanes_longest(const plx_sequence *sequence)
+{
+    size_t longest = sequence->length;
+    for (size_t b = 0; sequence->past != NULL && b < sequence->rows; b++)
+        if ((size_t)sequence->past[b] + sequence->length > longest)
+            longest = (size_t)sequence->past[b] + sequence->length;
+    return longest;
+}
+
+/* Reads the panels of k2 and v2 into `memory`, the turned ones with a vector's margin before them; returns what
+ * follows them. */
+static inline float *lanes_read_short(chunk *c, float *memory)
+{
+    const plx_simplicial_problem *p = c->p;
+    c->k2 = memory;
+    c->v2 = c->k2 + c->count2 * c->width;
+    vf_store(c->v2 + c->count2 * c->width, vf_set(0));
+    c->k2_turned = c->v2 + c->count2 * c->width + PLX_VW;
+    c->v2_turned = c->k2_turned + c->d * c->row2;
+    lanes_read_panel(c, &p->k2, c->base2, c->count2, (float)p->bias_k, c->k2, c->k2_turned);
+    lanes_read_panel(c, &p->v2, c->base2, c->count2, (float)p->bias_v, c->v2, c->v2_turned);
+    return c->v2_turned + c->d * c->row2;
+}
+
+/* Reads the panels of k and v. */
+static inline void lanes_read_long(chunk *c, float *memory)
+{
+    c->k = memory;
+    c->v = c->k + c->count1 * c->width;
+    lanes_read_panel(c, &c->p->k, c->base1, c->count1, 0, c->k, NULL);
+    lanes_read_panel(c, &c->p->v, c->base1, c->count1, 0, c->v, NULL);
 }
 
 /* Fills the next block; false when the chunk has no more. A block ends early where the next query is of another
@@ -174,8 +244,12 @@ static inline bool lanes_next(const chunk *c, cursor *at, block *out)
         size_t position = (size_t)(plx_simplicial_position(sequence, c->b, t) - c->base1);
         size_t all = (size_t)(plx_simplicial_position(sequence, c->b, t) - first2) + 1, left = all - at->k;
         segment *s = &out->segment[out->segments++];
-        *s = (segment){.query = t, .head = at->head, .k = (size_t)(first2 - c->base2) + at->k, .lane = out->lanes,
-                       .count = left < LANES - out->lanes ? left : LANES - out->lanes, .first = at->k == 0};
+        *s = (segment){.query = t,
+                       .head = at->head,
+                       .k = (size_t)(first2 - c->base2) + at->k,
+                       .lane = out->lanes,
+                       .count = left < LANES - out->lanes ? left : LANES - out->lanes,
+                       .first = at->k == 0};
         s->last = s->count == left;
         for (size_t i = s->lane; i < s->lane + s->count; i++) {
             out->lane_begin[i] = (int32_t)(first1 - c->base1);
@@ -193,7 +267,7 @@ static inline bool lanes_next(const chunk *c, cursor *at, block *out)
     out->inner_end = (size_t)(first_position - c->base1) + 1;
     out->end = (size_t)(plx_simplicial_position(sequence, c->b, last_query) - c->base1) + 1;
     out->vectors = lanes_round(out->lanes) / PLX_VW;
-    for (size_t i = out->lanes; i < out->vectors * PLX_VW; i++) { /* lanes of nothing: X is zero there, and no mask */
+    for (size_t i = out->lanes; i < LANES; i++) { /* lanes of nothing: X is zero there, and no mask */
         out->lane_begin[i] = 0;
         out->lane_end[i] = INT32_MAX;
     }
@@ -259,10 +333,14 @@ static inline void lanes_build_turned(const chunk *c, const block *at, const voi
     for (size_t i = 0; i < at->segments; i++) {
         const segment *s = &at->segment[i];
         const float *a = lanes_at(c, array, s->query, s->head);
-        if (cross) lanes_build_segment(c, s, a, turned, true, factor, 0, out);
-        else if (s->count == PLX_VW) lanes_build_segment(c, s, a, turned, false, factor, 1, out);
-        else if (s->count == 2 * PLX_VW) lanes_build_segment(c, s, a, turned, false, factor, 2, out);
-        else lanes_build_segment(c, s, a, turned, false, factor, 0, out);
+        if (cross)
+            lanes_build_segment(c, s, a, turned, true, factor, 0, out);
+        else if (s->count == PLX_VW)
+            lanes_build_segment(c, s, a, turned, false, factor, 1, out);
+        else if (s->count == 2 * PLX_VW)
+            lanes_build_segment(c, s, a, turned, false, factor, 2, out);
+        else
+            lanes_build_segment(c, s, a, turned, false, factor, 0, out);
     }
     for (size_t l = cross ? c->d / 3 * 3 : c->d; l < c->d; l++) memset(out + l * LANES, 0, LANES * sizeof *out);
     if (at->lanes % PLX_VW != 0) /* the lanes of nothing in the last vector */

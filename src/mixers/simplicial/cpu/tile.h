@@ -21,7 +21,7 @@
 #endif
 
 /* Most vectors of a tile, and the rows for each number of vectors. */
-#if PLX_VW == 16
+#if defined(__AVX512F__)
 #define TILE_VECTORS 4
 #define TILE_ROWS(V) ((V) == 4 ? 6 : 12)
 #else
@@ -30,7 +30,10 @@
 #endif
 
 /* Element (r, i) is data[r * row + i * depth]. */
-typedef struct operand { const float *data; size_t row, depth; } operand;
+typedef struct operand {
+    const float *data;
+    size_t row, depth;
+} operand;
 
 /* sum[r][v] += sum over i < depth of a(r,i) * b[i * b_row + v * PLX_VW ..] */
 INLINE void tile_products(const size_t R, const size_t V, operand a, const float *b, size_t b_row, size_t depth,
@@ -39,7 +42,8 @@ INLINE void tile_products(const size_t R, const size_t V, operand a, const float
     for (size_t i = 0; i < depth; i++) {
         vf lanes[TILE_VECTORS];
         UNROLL for (size_t v = 0; v < V; v++) lanes[v] = vf_load(b + v * PLX_VW);
-        UNROLL for (size_t r = 0; r < R; r++) {
+        UNROLL for (size_t r = 0; r < R; r++)
+        {
             vf factor = vf_set(a.data[r * a.row]);
             UNROLL for (size_t v = 0; v < V; v++) sum[r][v] += factor * lanes[v];
         }
@@ -49,28 +53,46 @@ INLINE void tile_products(const size_t R, const size_t V, operand a, const float
 }
 
 /* Calls FUNCTION(R, V, ...) with the constants that `rows` and `vectors` are. */
-#define TILE_CASE(FUNCTION, R, V, ...) case R: FUNCTION(R, V, __VA_ARGS__); break;
-#define TILE_UP_TO_6(FUNCTION, V, ...)                                                                       \
-    TILE_CASE(FUNCTION, 1, V, __VA_ARGS__) TILE_CASE(FUNCTION, 2, V, __VA_ARGS__)                            \
-    TILE_CASE(FUNCTION, 3, V, __VA_ARGS__) TILE_CASE(FUNCTION, 4, V, __VA_ARGS__)                            \
-    TILE_CASE(FUNCTION, 5, V, __VA_ARGS__) TILE_CASE(FUNCTION, 6, V, __VA_ARGS__)
-#define TILE_UP_TO_12(FUNCTION, V, ...)                                                                      \
-    TILE_UP_TO_6(FUNCTION, V, __VA_ARGS__)                                                                   \
-    TILE_CASE(FUNCTION, 7, V, __VA_ARGS__) TILE_CASE(FUNCTION, 8, V, __VA_ARGS__)                            \
-    TILE_CASE(FUNCTION, 9, V, __VA_ARGS__) TILE_CASE(FUNCTION, 10, V, __VA_ARGS__)                           \
-    TILE_CASE(FUNCTION, 11, V, __VA_ARGS__) TILE_CASE(FUNCTION, 12, V, __VA_ARGS__)
+#define TILE_CASE(FUNCTION, R, V, ...)                                                                                 \
+    case R:                                                                                                            \
+        FUNCTION(R, V, __VA_ARGS__);                                                                                   \
+        break;
+#define TILE_UP_TO_6(FUNCTION, V, ...)                                                                                 \
+    TILE_CASE(FUNCTION, 1, V, __VA_ARGS__)                                                                             \
+    TILE_CASE(FUNCTION, 2, V, __VA_ARGS__) TILE_CASE(FUNCTION, 3, V, __VA_ARGS__)                                      \
+        TILE_CASE(FUNCTION, 4, V, __VA_ARGS__) TILE_CASE(FUNCTION, 5, V, __VA_ARGS__)                                  \
+            TILE_CASE(FUNCTION, 6, V, __VA_ARGS__)
+#define TILE_UP_TO_12(FUNCTION, V, ...)                                                                                \
+    TILE_UP_TO_6(FUNCTION, V, __VA_ARGS__)                                                                             \
+    TILE_CASE(FUNCTION, 7, V, __VA_ARGS__)                                                                             \
+    TILE_CASE(FUNCTION, 8, V, __VA_ARGS__) TILE_CASE(FUNCTION, 9, V, __VA_ARGS__)                                      \
+        TILE_CASE(FUNCTION, 10, V, __VA_ARGS__) TILE_CASE(FUNCTION, 11, V, __VA_ARGS__)                                \
+            TILE_CASE(FUNCTION, 12, V, __VA_ARGS__)
 #if TILE_VECTORS == 4
-#define TILE_CALL(FUNCTION, rows, vectors, ...)                                                              \
-    do {                                                                                                     \
-        if ((vectors) == 4) switch (rows) { TILE_UP_TO_6(FUNCTION, 4, __VA_ARGS__) }                         \
-        else if ((vectors) == 2) switch (rows) { TILE_UP_TO_12(FUNCTION, 2, __VA_ARGS__) }                   \
-        else switch (rows) { TILE_UP_TO_12(FUNCTION, 1, __VA_ARGS__) }                                       \
+#define TILE_CALL(FUNCTION, rows, vectors, ...)                                                                        \
+    do {                                                                                                               \
+        if ((vectors) == 4) switch (rows) {                                                                            \
+                TILE_UP_TO_6(FUNCTION, 4, __VA_ARGS__)                                                                 \
+            }                                                                                                          \
+        else if ((vectors) == 2)                                                                                       \
+            switch (rows) {                                                                                            \
+                TILE_UP_TO_12(FUNCTION, 2, __VA_ARGS__)                                                                \
+            }                                                                                                          \
+        else                                                                                                           \
+            switch (rows) {                                                                                            \
+                TILE_UP_TO_12(FUNCTION, 1, __VA_ARGS__)                                                                \
+            }                                                                                                          \
     } while (0)
 #else
-#define TILE_CALL(FUNCTION, rows, vectors, ...)                                                              \
-    do {                                                                                                     \
-        if ((vectors) == 2) switch (rows) { TILE_UP_TO_6(FUNCTION, 2, __VA_ARGS__) }                         \
-        else switch (rows) { TILE_UP_TO_12(FUNCTION, 1, __VA_ARGS__) }                                       \
+#define TILE_CALL(FUNCTION, rows, vectors, ...)                                                                        \
+    do {                                                                                                               \
+        if ((vectors) == 2) switch (rows) {                                                                            \
+                TILE_UP_TO_6(FUNCTION, 2, __VA_ARGS__)                                                                 \
+            }                                                                                                          \
+        else                                                                                                           \
+            switch (rows) {                                                                                            \
+                TILE_UP_TO_12(FUNCTION, 1, __VA_ARGS__)                                                                \
+            }                                                                                                          \
     } while (0)
 #endif
 
@@ -91,11 +113,11 @@ INLINE void tile_add_one(const size_t R, const size_t V, operand a, const float 
                          float *c, size_t c_row, bool add)
 {
     vf sum[12][TILE_VECTORS];
-    UNROLL for (size_t r = 0; r < R; r++)
-        UNROLL for (size_t v = 0; v < V; v++) sum[r][v] = add ? vf_load(c + r * c_row + v * PLX_VW) : vf_set(0);
+    UNROLL for (size_t r = 0; r < R; r++) UNROLL for (size_t v = 0; v < V; v++) sum[r][v] =
+        add ? vf_load(c + r * c_row + v * PLX_VW) : vf_set(0);
     tile_products(R, V, a, b, b_row, depth, sum);
-    UNROLL for (size_t r = 0; r < R; r++)
-        UNROLL for (size_t v = 0; v < V; v++) vf_store(c + r * c_row + v * PLX_VW, sum[r][v]);
+    UNROLL for (size_t r = 0; r < R; r++) UNROLL for (size_t v = 0; v < V; v++)
+        vf_store(c + r * c_row + v * PLX_VW, sum[r][v]);
 }
 
 /* C[rows][vectors * PLX_VW] = or += A B over `depth`. */
@@ -119,10 +141,10 @@ static inline void tile_add(size_t rows, size_t vectors, size_t depth, operand a
  * every pair. The polynomial is the best one of degree 5 on [-1/2, 1/2] that gives 2^0 = 1 (9.2e-8). */
 INLINE vf tile_exp2(vf x)
 {
-#if PLX_VW == 16
+#if defined(__AVX512F__)
     vf whole = (vf)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #else
-#if PLX_VW == 8
+#if defined(__AVX2__) && PLX_VW == 8
     x = (vf)_mm256_min_ps((__m256)vf_set(127.0f), (__m256)x); /* of a number and NaN, the second: NaN */
     x = (vf)_mm256_max_ps((__m256)vf_set(-127.0f), (__m256)x);
 #else
@@ -139,7 +161,7 @@ INLINE vf tile_exp2(vf x)
     p = p * f + vf_set(2.4022242e-1f);
     p = p * f + vf_set(6.9314700e-1f);
     p = p * f + vf_set(1.0f);
-#if PLX_VW == 16
+#if defined(__AVX512F__)
     return (vf)_mm512_scalef_ps((__m512)p, (__m512)whole);
 #else
     return p * (vf)(((vi)moved - (vi)magic + 127) << 23); /* exponent 0, from -127, is the number 0 */
@@ -158,9 +180,9 @@ INLINE vi tile_first_lanes(size_t count)
 /* Stores the first `count` lanes, 1 to all of them. */
 INLINE void tile_store_first(float *to, vf x, size_t count)
 {
-#if PLX_VW == 16
+#if defined(__AVX512F__)
     _mm512_mask_storeu_ps(to, (__mmask16)((1u << count) - 1), (__m512)x);
-#elif PLX_VW == 8
+#elif defined(__AVX2__) && PLX_VW == 8
     _mm256_maskstore_ps(to, (__m256i)tile_first_lanes(count), (__m256)x);
 #else
     vf_store_part(to, x, count);
