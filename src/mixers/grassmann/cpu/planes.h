@@ -42,17 +42,20 @@ INLINE void look_back(look *l, const float *now, const size_t rank, const size_t
 {
     vd sums[MOST + LANES];
     double dots[MOST + 2 * LANES];
-    for (size_t k = 0; k <= l->count; k++) sums[k] = (vd){0};
+    sums[0] = (vd){0};
     for (size_t i = 0; i < padded; i += LANES) {
-        size_t left = i < rank ? rank - i : 0;
-        vd a = vd_widen_next(now + i, left);
+        vd a = vd_widen_next(now + i, i < rank ? rank - i : 0);
         vd_store(l->a + i, a);
         sums[0] += a * a;
-        for (size_t k = 0; k < l->count; k++) {
-            vd z = vd_widen_next(l->before[k] + i, left);
+    }
+    for (size_t k = 0; k < l->count; k++) {
+        vd sum = {0};
+        for (size_t i = 0; i < padded; i += LANES) {
+            vd z = vd_widen_next(l->before[k] + i, i < rank ? rank - i : 0);
             vd_store(l->b + k * padded + i, z);
-            sums[k + 1] += a * z;
+            sum += vd_load(l->a + i) * z;
         }
+        sums[k + 1] = sum;
     }
     sum_lanes(sums, l->count + 1, dots);
     l->squares = dots[0];
