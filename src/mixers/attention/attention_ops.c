@@ -2,6 +2,7 @@
 #include "mixers/attention/attention_ops.h"
 
 PLX_CPU_DECLARE(plx_attention_forward)
+PLX_TILES_DECLARE(plx_attention_forward)
 PLX_CPU_DECLARE(plx_attention_backward)
 
 double plx_attention_pairs(size_t rows, size_t length, size_t window)
@@ -25,9 +26,13 @@ static double backward_flops(const void *arguments)
     return 10 * pairs * (double)(a->heads * a->head_dim);
 }
 
-static bool forward_accepts(const void *arguments)
+static bool forward_accepts(const void *arguments) { return ((const plx_attention_args *)arguments)->type == PLX_F32; }
+
+/* Keys and values are made into operands once a call: that needs queries enough to be worth it. */
+static bool tiles_accept(const void *arguments)
 {
-    return ((const plx_attention_args *)arguments)->type == PLX_F32;
+    const plx_attention_args *a = arguments;
+    return a->type == PLX_F32 && a->bf16 && a->sequence.length * (a->heads / a->kv_heads) >= 32;
 }
 
 static bool backward_accepts(const void *arguments)
@@ -37,10 +42,14 @@ static bool backward_accepts(const void *arguments)
 
 const plx_op plx_op_attention_forward = {
     "attention.forward", forward_flops,
-    (const plx_kernel[]){PLX_CPU_KERNELS(plx_attention_forward, forward_accepts)
-                         {"ref", PLX_LEVEL_PORTABLE, NULL, plx_attention_forward_ref}, {0}}};
+    (const plx_kernel[]){PLX_TILES_KERNEL(plx_attention_forward, tiles_accept)
+                             PLX_CPU_KERNELS(plx_attention_forward, forward_accepts)
+                                 PLX_TILES_EMULATED(plx_attention_forward, tiles_accept){
+                                     "ref", PLX_LEVEL_PORTABLE, NULL, plx_attention_forward_ref},
+                         {0}}};
 
 const plx_op plx_op_attention_backward = {
     "attention.backward", backward_flops,
-    (const plx_kernel[]){PLX_CPU_KERNELS(plx_attention_backward, backward_accepts)
-                         {"ref", PLX_LEVEL_PORTABLE, NULL, plx_attention_backward_ref}, {0}}};
+    (const plx_kernel[]){PLX_CPU_KERNELS(plx_attention_backward, backward_accepts){"ref", PLX_LEVEL_PORTABLE, NULL,
+                                                                                   plx_attention_backward_ref},
+                         {0}}};
