@@ -275,6 +275,12 @@ plx_status plx_check_cancel(plx_context *context)
 
 /* ---- threads ---- */
 
+/* The indices of one thread, which others help with when they are done. */
+typedef struct share {
+    _Alignas(64) size_t next;
+    size_t end;
+} share;
+
 void plx_parallel_for(plx_context *context, size_t count, plx_parallel_body body, void *argument)
 {
     int threads = context->options.threads;
@@ -287,8 +293,19 @@ void plx_parallel_for(plx_context *context, size_t count, plx_parallel_body body
     if (threads <= 1) {
         for (size_t i = 0; i < count; i++) body(argument, i, 0);
     } else {
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-        for (size_t i = 0; i < count; i++) body(argument, i, omp_get_thread_num());
+        share shares[threads];
+        for (int t = 0; t < threads; t++)
+            shares[t] = (share){.next = count * (size_t)t / (size_t)threads,
+                                .end = count * ((size_t)t + 1) / (size_t)threads};
+#pragma omp parallel num_threads(threads)
+        {
+            int own = omp_get_thread_num();
+            for (int turn = 0; turn < threads; turn++) {
+                share *from = &shares[(own + turn) % threads];
+                size_t i;
+                while ((i = __atomic_fetch_add(&from->next, 1, __ATOMIC_RELAXED)) < from->end) body(argument, i, own);
+            }
+        }
     }
     omp_set_num_threads(callers);
 }

@@ -72,7 +72,9 @@ bool plx_add_sizes(size_t a, size_t b, size_t *sum);
 
 /* Runs body(argument, index) for index 0 .. count-1 on the context's threads, in no given order. What an
  * index computes must not depend on the thread: work is split by shape, so that results are equal for every
- * number of threads. `thread` is 0 .. threads-1, to choose scratch. */
+ * number of threads. `thread` is 0 .. threads-1, to choose scratch. Each thread begins with indices of its own, one
+ * after the other (of two, the first with the lower half), and helps the others when it is done: where operations divide
+ * their rows alike, a row stays in the cache of the same core. */
 typedef void (*plx_parallel_body)(void *argument, size_t index, int thread);
 void plx_parallel_for(plx_context *context, size_t count, plx_parallel_body body, void *argument);
 
