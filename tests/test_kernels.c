@@ -11,7 +11,9 @@
 
 /* ---- norms ---- */
 
-enum { LAYER = 1, ACCUMULATE = 2, IN_PLACE = 4, FROZEN = 8 };
+enum { LAYER = 1, ACCUMULATE = 2, IN_PLACE = 4, FROZEN = 8, SUM = 16, SUM_IN_PLACE = 32 };
+/* The array that takes x + addend: one of its own, or the addend. */
+static int sum_of(int flags) { return flags & SUM_IN_PLACE ? 6 : 7; }
 static void bind_norm_forward(const problem *p, plx_type type, void *arguments)
 {
     bool layer = p->flags & LAYER;
@@ -25,7 +27,9 @@ static void bind_norm_forward(const problem *p, plx_type type, void *arguments)
                                                   .bias = layer ? at(p, type, 2) : NULL,
                                                   .y = at(p, type, 3),
                                                   .mean = p->flags & FROZEN || !layer ? NULL : at(p, type, 4),
-                                                  .rstd = p->flags & FROZEN ? NULL : at(p, type, 5)};
+                                                  .rstd = p->flags & FROZEN ? NULL : at(p, type, 5),
+                                                  .addend = p->flags & SUM ? at(p, type, 6) : NULL,
+                                                  .sum = p->flags & SUM ? at(p, type, sum_of(p->flags)) : NULL};
 }
 static problem norm_problem(size_t rows, size_t width, int flags)
 {
@@ -33,7 +37,7 @@ static problem norm_problem(size_t rows, size_t width, int flags)
                  .bind = bind_norm_forward,
                  .dims = {rows, width},
                  .flags = flags,
-                 .outputs = {4, 6, flags & LAYER ? 5 : 0},
+                 .outputs = {4, 6, flags & SUM ? sum_of(flags) + 1 : flags & LAYER ? 5 : 0},
                  .tolerance = 2e-6};
     fill(&p, 0, rows * width, 1);
     /* The mean is an output: one near 0 would be compared with its own cancellation. */
@@ -43,6 +47,8 @@ static problem norm_problem(size_t rows, size_t width, int flags)
     fill(&p, 3, rows * width, 1);
     fill(&p, 4, rows, 1);
     fill(&p, 5, rows, 1);
+    fill(&p, 6, rows * width, 1);
+    fill(&p, 7, rows * width, 1);
     return p;
 }
 static void bind_norm_backward(const problem *p, plx_type type, void *arguments)
@@ -101,6 +107,10 @@ static void test_norms_fast(void **state)
         for (int flags = 0; flags < 2; flags++) {
             if (sizes[i][1] == 1 && flags & LAYER) continue; /* 0 / sqrt(epsilon): no relative error to speak of */
             problem p = norm_problem(sizes[i][0], sizes[i][1], flags);
+            check(&p);
+            p = norm_problem(sizes[i][0], sizes[i][1], flags | SUM);
+            check(&p);
+            p = norm_problem(sizes[i][0], sizes[i][1], flags | SUM | SUM_IN_PLACE);
             check(&p);
         }
         for (int flags = 0; flags < 16; flags++) {
@@ -203,7 +213,7 @@ static void test_rope(void **state)
 
 /* ---- elementwise ---- */
 
-/* Which array each pointer of the arguments is: three inputs and two outputs, to try aliasing. */
+/* Which array each output of the arguments is: three inputs and up to three outputs, to try aliasing. */
 static const int *roles;
 static void bind_swiglu_forward(const problem *p, plx_type type, void *arguments)
 {
@@ -212,7 +222,8 @@ static void bind_swiglu_forward(const problem *p, plx_type type, void *arguments
 static void bind_swiglu_backward(const problem *p, plx_type type, void *arguments)
 {
     *(plx_swiglu_backward_args *)arguments = (plx_swiglu_backward_args){
-        type, p->dims[0], at(p, type, 0), at(p, type, 1), at(p, type, 2), at(p, type, roles[0]), at(p, type, roles[1])};
+        type, p->dims[0], at(p, type, 0), at(p, type, 1), at(p, type, 2), at(p, type, roles[0]), at(p, type, roles[1]),
+        at(p, type, roles[2])};
 }
 static void bind_gelu_forward(const problem *p, plx_type type, void *arguments)
 {
@@ -220,8 +231,8 @@ static void bind_gelu_forward(const problem *p, plx_type type, void *arguments)
 }
 static void bind_gelu_backward(const problem *p, plx_type type, void *arguments)
 {
-    *(plx_gelu_backward_args *)arguments = (plx_gelu_backward_args){type, p->dims[0], at(p, type, 0), at(p, type, 2),
-                                                                    at(p, type, roles[0])};
+    *(plx_gelu_backward_args *)arguments = (plx_gelu_backward_args){
+        type, p->dims[0], at(p, type, 0), at(p, type, 2), at(p, type, roles[0]), at(p, type, roles[1])};
 }
 static void bind_add(const problem *p, plx_type type, void *arguments)
 {
@@ -239,9 +250,9 @@ static problem elementwise_problem(const plx_op *op, void (*bind)(const problem 
                                    const int *given_roles, double tolerance)
 {
     problem p = {.op = op, .bind = bind, .dims = {count}, .outputs = {given_roles[0] + 1}, .tolerance = tolerance};
-    if (given_roles[1] >= 0) p.outputs[1] = given_roles[1] + 1;
+    for (int i = 1; i < 3 && given_roles[i] >= 0; i++) p.outputs[i] = given_roles[i] + 1;
     roles = given_roles;
-    for (int i = 0; i < 5; i++) fill(&p, i, count, i == 0 ? 4 : 1);
+    for (int i = 0; i < 6; i++) fill(&p, i, count, i == 0 ? 4 : 1);
     return p;
 }
 
@@ -249,20 +260,21 @@ static void test_elementwise_fast(void **state)
 {
     (void)state;
     static const size_t counts[] = {0, 1, 15, 17, 64, 1001, 40005};
-    static const int separate[2] = {3, -1}, on_a[2] = {0, -1}, on_b[2] = {1, -1}, on_dy[2] = {2, -1};
-    static const int pairs[][2] = {{3, 4}, {2, 4}, {3, 2}, {0, 1}, {1, 0}};
+    static const int separate[2] = {3, -1}, on_a[2] = {0, -1}, on_b[2] = {1, -1};
+    static const int swiglu[][3] = {{3, 4, 5}, {2, 4, 5}, {3, 2, 5}, {0, 1, 2}, {1, 0, 2}, {3, 4, 2}};
+    static const int gelu[][3] = {{3, 4, -1}, {2, 4, -1}, {0, 2, -1}, {3, 2, -1}};
     static const int *const single[] = {separate, on_a, on_b};
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
         problem p = elementwise_problem(&plx_op_swiglu_forward, bind_swiglu_forward, counts[i], separate, 2e-6);
         check(&p);
         p = elementwise_problem(&plx_op_gelu_forward, bind_gelu_forward, counts[i], separate, 2e-6);
         check(&p);
-        for (size_t k = 0; k < 5; k++) {
-            p = elementwise_problem(&plx_op_swiglu_backward, bind_swiglu_backward, counts[i], pairs[k], 1e-5);
+        for (size_t k = 0; k < 6; k++) {
+            p = elementwise_problem(&plx_op_swiglu_backward, bind_swiglu_backward, counts[i], swiglu[k], 1e-5);
             check(&p);
         }
-        for (size_t k = 0; k < 2; k++) {
-            p = elementwise_problem(&plx_op_gelu_backward, bind_gelu_backward, counts[i], k ? on_dy : separate, 1e-5);
+        for (size_t k = 0; k < 4; k++) {
+            p = elementwise_problem(&plx_op_gelu_backward, bind_gelu_backward, counts[i], gelu[k], 1e-5);
             check(&p);
         }
         for (int flags = 0; flags < 3; flags++)
@@ -284,7 +296,7 @@ static void test_elementwise_fast(void **state)
 static void test_elementwise_range(void **state)
 {
     (void)state;
-    static const int separate[2] = {3, 4};
+    static const int separate[3] = {3, 4, 5};
     enum { COUNT = 4001, EXTREMES = 8, ALL = EXTREMES * EXTREMES * EXTREMES };
     static const float extremes[EXTREMES] = {FLT_MAX, -FLT_MAX, 1e20f, 2.4f, FLT_MIN, -0.0f, 0.0f, 1e-42f};
     for (int level = 0; level < LEVELS; level++) {

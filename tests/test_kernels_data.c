@@ -231,13 +231,46 @@ static void test_history(void **state)
     assert_true(wide[0][0] == 1 && wide[0][1] == 2 && wide[0][2] == 9 && wide[1][0] == 3 && wide[1][1] == 4);
 }
 
+/* Copies of several parts, on several threads, against the reference. */
+static void test_copies(void **state)
+{
+    (void)state;
+    enum { ROWS_OF = 2, LENGTH = 700, WIDTH_OF = 67, SLOT = 1000, VOCABULARY = 50, TOKENS = ROWS_OF * LENGTH };
+    static float x[TOKENS * WIDTH_OF], data[2][3 * SLOT * WIDTH_OF], y[2][TOKENS * WIDTH_OF];
+    static uint16_t halves[VOCABULARY * WIDTH_OF];
+    static int32_t index[TOKENS];
+    int32_t slot[ROWS_OF] = {2, 0}, base[ROWS_OF] = {5, 0}, past[ROWS_OF] = {6, 300}, from[ROWS_OF] = {10, 1},
+            count[ROWS_OF] = {600, 999};
+    for (size_t i = 0; i < TOKENS * WIDTH_OF; i++) x[i] = (float)i;
+    for (size_t i = 0; i < VOCABULARY * WIDTH_OF; i++) halves[i] = (uint16_t)(i * 19 & 0xb7ff); /* finite */
+    for (size_t i = 0; i < TOKENS; i++) index[i] = (int32_t)(i * i % VOCABULARY);
+    for (int i = 0; i < 2; i++) {
+        plx_context *context = i ? plain : contexts[0][2];
+        plx_history history = {data[i], WIDTH_OF, SLOT * WIDTH_OF, slot, base};
+        plx_append_args append = {PLX_F32, {ROWS_OF, LENGTH, NULL, past}, history, x};
+        plx_move_args move = {PLX_F32, history, ROWS_OF, from, count};
+        assert_int_equal(plx_op_run(context, &plx_op_append, &append), PLX_OK);
+        assert_int_equal(plx_op_run(context, &plx_op_move, &move), PLX_OK);
+    }
+    assert_memory_equal(data[0], data[1], sizeof data[0]);
+    assert_true(data[0][0] == 0 && data[0][299 * WIDTH_OF + 1] == TOKENS / 2 * WIDTH_OF + 1);
+    for (plx_type type = PLX_BF16; type <= PLX_F16; type++) {
+        for (int i = 0; i < 2; i++) {
+            plx_embedding_args embed = {PLX_F32, type, index, TOKENS, WIDTH_OF, VOCABULARY, halves, y[i]};
+            assert_int_equal(plx_op_run(i ? plain : contexts[0][2], &plx_op_embedding_forward, &embed), PLX_OK);
+        }
+        assert_memory_equal(y[0], y[1], sizeof y[0]);
+    }
+}
+
 /* ---- optimiser ---- */
 
 static double sums[2]; /* for f32, f64 */
 static void bind_sum_squares(const problem *p, plx_type type, void *arguments)
 {
-    *(plx_sum_squares_args *)arguments = (plx_sum_squares_args){type, p->dims[0], at(p, type, 0),
-                                                                &sums[type == PLX_F64]};
+    static plx_squares_tensor list[1];
+    list[0] = (plx_squares_tensor){p->dims[0], at(p, type, 0)};
+    *(plx_sum_squares_args *)arguments = (plx_sum_squares_args){type, 1, list, &sums[type == PLX_F64]};
 }
 static void test_sum_squares(void **state)
 {
@@ -258,21 +291,40 @@ static void test_sum_squares(void **state)
             }
             release(&p);
         }
-    float x[3] = {1, -2, 3};
-    double sum = 99;
-    plx_sum_squares_args a = {PLX_F32, 3, x, &sum};
-    assert_int_equal(plx_op_run(plain, &plx_op_sum_squares, &a), PLX_OK);
-    assert_true(sum == 14);
+    /* several tensors, one of them empty and one of more than a part */
+    static float x[20000];
+    for (size_t i = 0; i < 20000; i++) x[i] = 1;
+    x[0] = -2;
+    x[2] = 3;
+    plx_squares_tensor list[] = {{3, x}, {0, x}, {20000, x}, {1, x + 1}};
+    for (int level = -1; level < LEVELS; level++) {
+        plx_context *context = level < 0 ? plain : contexts[level][1];
+        double out[5] = {9, 9, 9, 9, 99};
+        if (!context) continue;
+        assert_int_equal(plx_op_run(context, &plx_op_sum_squares, &(plx_sum_squares_args){PLX_F32, 4, list, out}),
+                         PLX_OK);
+        assert_true(out[0] == 14 && out[1] == 0 && out[2] == 20011 && out[3] == 1 && out[4] == 99);
+        assert_int_equal(plx_op_run(context, &plx_op_sum_squares, &(plx_sum_squares_args){PLX_F32, 0, NULL, out}),
+                         PLX_OK);
+    }
+    double sum;
     x[1] = NAN;
-    assert_int_equal(plx_op_run(contexts[0][0], &plx_op_sum_squares, &a), PLX_OK);
+    assert_int_equal(plx_op_run(contexts[0][0], &plx_op_sum_squares, &(plx_sum_squares_args){PLX_F32, 1, list, &sum}),
+                     PLX_OK);
     assert_true(isnan(sum));
 }
 
+/* The arrays as three tensors: the first two elements (fewer where there are fewer), none, and the rest without decay. */
 static void bind_adamw(const problem *p, plx_type type, void *arguments)
 {
-    *(plx_adamw_args *)arguments = (plx_adamw_args){
-        type, p->dims[0], at(p, type, 0), at(p, type, 1), at(p, type, 2), at(p, type, 3), 0.5, 1e-2, 0.9, 0.95,
-        1e-8, 0.1,        0.19,           0.0975};
+    static plx_adamw_tensor list[3];
+    size_t first = p->dims[0] < 2 ? p->dims[0] : 2, width = plx_type_size(type);
+    char *w = at(p, type, 0), *m = at(p, type, 1), *v = at(p, type, 2), *g = at(p, type, 3);
+    list[0] = (plx_adamw_tensor){first, w, m, v, g, 0.1};
+    list[1] = (plx_adamw_tensor){0, w, m, v, g, 0.1};
+    list[2] = (plx_adamw_tensor){p->dims[0] - first, w + first * width, m + first * width, v + first * width,
+                                 g + first * width, 0};
+    *(plx_adamw_args *)arguments = (plx_adamw_args){type, 3, list, 0.5, 1e-2, 0.9, 0.95, 1e-8, 0.19, 0.0975};
 }
 static void test_adamw(void **state)
 {
@@ -293,7 +345,8 @@ static void test_adamw(void **state)
         plx_context *context = level < 0 ? plain : contexts[level][0];
         if (!context) continue;
         float w = 1, m = 0, v = 0, g = 4;
-        plx_adamw_args a = {PLX_F32, 1, &w, &m, &v, &g, 0.5, 0.1, 0.9, 0.99, 0, 0.5, 0.1, 0.01};
+        plx_adamw_tensor tensor = {1, &w, &m, &v, &g, 0.5};
+        plx_adamw_args a = {PLX_F32, 1, &tensor, 0.5, 0.1, 0.9, 0.99, 0, 0.1, 0.01};
         assert_int_equal(plx_op_run(context, &plx_op_adamw, &a), PLX_OK);
         assert_close(w, 0.85, 1e-6);
         g = -2;
@@ -369,7 +422,7 @@ static double norm_loss(void *user)
 {
     values *v = user;
     must(&plx_op_norm_forward, &(plx_norm_args){PLX_F64, v->layer, 1e-2, ROWS, WIDTH, v->x, v->second,
-                                                v->layer ? v->bias : NULL, v->y, v->mean, v->rstd});
+                                                v->layer ? v->bias : NULL, v->y, v->mean, v->rstd, NULL, NULL});
     return weighed(v);
 }
 /* scale * sum of mask (loss + z lse^2), whose gradient is the operation's */
@@ -393,13 +446,17 @@ static void test_differences(void **state)
 {
     (void)state;
     values v;
-    double dx[SIZE], dsecond[SIZE];
+    double dx[SIZE], dsecond[SIZE], again[SIZE], forward[SIZE];
     randomise(&v);
-    must(&plx_op_swiglu_backward, &(plx_swiglu_backward_args){PLX_F64, SIZE, v.x, v.second, v.dy, dx, dsecond});
+    must(&plx_op_swiglu_backward, &(plx_swiglu_backward_args){PLX_F64, SIZE, v.x, v.second, v.dy, dx, dsecond, again});
     compare_differences(&(check_case){v.x, SIZE, swiglu_loss, &v}, dx, "swiglu gate");
     compare_differences(&(check_case){v.second, SIZE, swiglu_loss, &v}, dsecond, "swiglu up");
-    must(&plx_op_gelu_backward, &(plx_gelu_backward_args){PLX_F64, SIZE, v.x, v.dy, dx});
+    must(&plx_op_swiglu_forward, &(plx_swiglu_args){PLX_F64, SIZE, v.x, v.second, forward});
+    assert_memory_equal(again, forward, sizeof forward);
+    must(&plx_op_gelu_backward, &(plx_gelu_backward_args){PLX_F64, SIZE, v.x, v.dy, dx, again});
     compare_differences(&(check_case){v.x, SIZE, gelu_loss, &v}, dx, "gelu");
+    must(&plx_op_gelu_forward, &(plx_gelu_args){PLX_F64, SIZE, v.x, forward});
+    assert_memory_equal(again, forward, sizeof forward);
     for (int layer = 0; layer < 2; layer++) {
         double dweight[WIDTH] = {0}, dbias[WIDTH] = {0};
         v.layer = layer;
@@ -428,6 +485,7 @@ int main(void)
         cmocka_unit_test(test_cross_entropy_fast),
         cmocka_unit_test(test_cross_entropy_cases),
         cmocka_unit_test(test_history),
+        cmocka_unit_test(test_copies),
         cmocka_unit_test(test_sum_squares),
         cmocka_unit_test(test_adamw),
         cmocka_unit_test(test_differences),

@@ -155,10 +155,26 @@ void plx_device_download(plx_context *context, void *host, const void *device, s
     plx_device_copy(context, host, device, bytes);
 }
 
+typedef struct fill {
+    char *to;
+    int byte;
+    size_t bytes;
+} fill;
+#define FILL_PART ((size_t)1 << 20)
+
+static void fill_part(void *argument, size_t index, int thread)
+{
+    (void)thread;
+    const fill *job = argument;
+    size_t first = index * FILL_PART, left = job->bytes - first;
+    memset(job->to + first, job->byte, left < FILL_PART ? left : FILL_PART);
+}
+
 void plx_device_fill(plx_context *context, void *device, int byte, size_t bytes)
 {
     if (bytes == 0) return;
+    fill job = {device, byte, bytes};
     context->device->enter(context);
-    memset(device, byte, bytes);
+    plx_parallel_for(context, (bytes + FILL_PART - 1) / FILL_PART, fill_part, &job);
     context->device->leave(context);
 }

@@ -119,7 +119,8 @@ static plx_status make_swiglu_backward(plx_bench_problem *problem, const plx_ben
     ARGS(plx_swiglu_backward_args);
     *args = (plx_swiglu_backward_args){
         problem->type, s->count, plx_bench_input(problem, s->count, 1), plx_bench_input(problem, s->count, 1),
-        plx_bench_input(problem, s->count, 1), plx_bench_output(problem, s->count), plx_bench_output(problem, s->count)};
+        plx_bench_input(problem, s->count, 1), plx_bench_output(problem, s->count), plx_bench_output(problem, s->count),
+        plx_bench_output(problem, s->count)};
     return problem->status;
 }
 static plx_status make_gelu_forward(plx_bench_problem *problem, const plx_bench_shape *s)
@@ -133,7 +134,8 @@ static plx_status make_gelu_backward(plx_bench_problem *problem, const plx_bench
 {
     ARGS(plx_gelu_backward_args);
     *args = (plx_gelu_backward_args){problem->type, s->count, plx_bench_input(problem, s->count, 1),
-                                     plx_bench_input(problem, s->count, 1), plx_bench_output(problem, s->count)};
+                                     plx_bench_input(problem, s->count, 1), plx_bench_output(problem, s->count),
+                                     plx_bench_output(problem, s->count)};
     return problem->status;
 }
 static plx_status make_add(plx_bench_problem *problem, const plx_bench_shape *s)
@@ -230,21 +232,27 @@ static plx_status make_move(plx_bench_problem *problem, const plx_bench_shape *s
 /* ---- optimiser, at the size of the 8.4M-parameter model ---- */
 
 static const plx_bench_shape weight_shapes[] = {{.count = 8400000}, {0}};
+/* A list of one tensor lies behind the arguments. */
 static plx_status make_sum_squares(plx_bench_problem *problem, const plx_bench_shape *s)
 {
-    ARGS(plx_sum_squares_args);
-    *args = (plx_sum_squares_args){problem->type, s->count, plx_bench_input(problem, s->count, 1),
-                                   plx_bench_output_of(problem, PLX_F64, 1)};
+    typedef struct one { plx_sum_squares_args args; plx_squares_tensor tensor; } one;
+    _Static_assert(sizeof(one) <= sizeof problem->arguments, "arguments are too small");
+    ARGS(one);
+    args->tensor = (plx_squares_tensor){s->count, plx_bench_input(problem, s->count, 1)};
+    args->args = (plx_sum_squares_args){problem->type, 1, &args->tensor, plx_bench_output_of(problem, PLX_F64, 1)};
     return problem->status;
 }
 static plx_status make_adamw(plx_bench_problem *problem, const plx_bench_shape *s)
 {
-    ARGS(plx_adamw_args);
-    *args = (plx_adamw_args){.type = problem->type, .count = s->count, .weight = plx_bench_both(problem, s->count, 1),
-                             .m = plx_bench_zeroed(problem, s->count), .v = plx_bench_zeroed(problem, s->count),
-                             .gradient = plx_bench_input(problem, s->count, 1), .grad_scale = 1, .lr = 1e-3,
-                             .beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-8, .decay = 0.1, .correction1 = 0.1,
-                             .correction2 = 0.05};
+    typedef struct one { plx_adamw_args args; plx_adamw_tensor tensor; } one;
+    _Static_assert(sizeof(one) <= sizeof problem->arguments, "arguments are too small");
+    ARGS(one);
+    args->tensor = (plx_adamw_tensor){.count = s->count, .weight = plx_bench_both(problem, s->count, 1),
+                                      .m = plx_bench_zeroed(problem, s->count), .v = plx_bench_zeroed(problem, s->count),
+                                      .gradient = plx_bench_input(problem, s->count, 1), .decay = 0.1};
+    args->args = (plx_adamw_args){.type = problem->type, .tensors = 1, .list = &args->tensor, .grad_scale = 1,
+                                  .lr = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-8, .correction1 = 0.1,
+                                  .correction2 = 0.05};
     return problem->status;
 }
 

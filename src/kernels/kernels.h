@@ -89,6 +89,8 @@ typedef struct plx_norm_args {
     size_t rows, width;
     const void *x, *weight, *bias; /* bias NULL for rms */
     void *y, *mean, *rstd;         /* mean, rstd: [rows], mean only for layer; NULL when no backward follows */
+    const void *addend;            /* the norm is that of x + addend, */
+    void *sum;                     /* which is stored here (may be x or addend); both NULL: of x */
 } plx_norm_args;
 extern const plx_op plx_op_norm_forward;
 typedef struct plx_norm_backward_args {
@@ -129,9 +131,10 @@ typedef struct plx_swiglu_backward_args {
     plx_type type;
     size_t count;
     const void *gate, *up, *dy;
-    void *dgate, *dup;
+    void *dgate, *dup; /* may be gate, up or dy themselves */
+    void *y;           /* what forward gave, once more, for the gradient of the weights behind it; may be dy */
 } plx_swiglu_backward_args;
-extern const plx_op plx_op_swiglu_backward; /* dgate, dup may be dy, or gate and up, themselves */
+extern const plx_op plx_op_swiglu_backward;
 /* gelu: y = x * (1 + erf(x / sqrt 2)) / 2 */
 typedef struct plx_gelu_args { plx_type type; size_t count; const void *x; void *y; } plx_gelu_args;
 extern const plx_op plx_op_gelu_forward;
@@ -139,9 +142,10 @@ typedef struct plx_gelu_backward_args {
     plx_type type;
     size_t count;
     const void *x, *dy;
-    void *dx;
+    void *dx; /* may be x or dy */
+    void *y;  /* as with swiglu */
 } plx_gelu_backward_args;
-extern const plx_op plx_op_gelu_backward; /* dx may be dy */
+extern const plx_op plx_op_gelu_backward;
 /* add: y = alpha * a + beta * b; y may be a or b. b may be NULL when beta is 0 */
 typedef struct plx_add_args {
     plx_type type;
@@ -225,17 +229,29 @@ typedef struct plx_move_args {
 extern const plx_op plx_op_move;
 
 /* ---- optimiser ---- */
-/* sum_squares: *out = sum of x^2, in double, in fixed blocks */
-typedef struct plx_sum_squares_args { plx_type type; size_t count; const void *x; double *out; } plx_sum_squares_args;
+/* Both go through a list of tensors, which is host memory, in one call. */
+/* sum_squares: out[i] = sum of x^2 over tensor i, in double, in fixed blocks */
+typedef struct plx_squares_tensor { size_t count; const void *x; } plx_squares_tensor;
+typedef struct plx_sum_squares_args {
+    plx_type type;
+    size_t tensors;
+    const plx_squares_tensor *list; /* [tensors] */
+    double *out;                    /* [tensors] */
+} plx_sum_squares_args;
 extern const plx_op plx_op_sum_squares;
 /* adamw, Loshchilov and Hutter 2019: g = grad * grad_scale; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2;
  * w = w (1 - lr * decay) - lr * (m / correction1) / (sqrt(v / correction2) + epsilon) */
-typedef struct plx_adamw_args {
-    plx_type type;
+typedef struct plx_adamw_tensor {
     size_t count;
     void *weight, *m, *v;
     const void *gradient;
-    double grad_scale, lr, beta1, beta2, epsilon, decay, correction1, correction2;
+    double decay;
+} plx_adamw_tensor;
+typedef struct plx_adamw_args {
+    plx_type type;
+    size_t tensors;
+    const plx_adamw_tensor *list; /* [tensors] */
+    double grad_scale, lr, beta1, beta2, epsilon, correction1, correction2;
 } plx_adamw_args;
 extern const plx_op plx_op_adamw;
 

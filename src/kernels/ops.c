@@ -26,10 +26,12 @@ static bool accepts_f32(const void *arguments) { return *(const plx_type *)argum
     static const plx_kernel op##_kernels[] = {                                                         \
         PLX_CPU_KERNELS(plx_##op, accepts_f32){"ref", PLX_LEVEL_PORTABLE, NULL, plx_##op##_ref}, {0}}; \
     const plx_op plx_op_##op = {text, NULL, op##_kernels};
-/* One that only copies: its reference is as fast as memory. */
-#define COPY_OP(op, text)                                                                              \
+/* One that only copies: one version for every level (copy.c). */
+#define COPY_OP(op, text, accepts)                                                                     \
+    plx_status plx_##op##_copy(plx_context *context, const void *arguments);                           \
     plx_status plx_##op##_ref(plx_context *context, const void *arguments);                            \
-    static const plx_kernel op##_kernels[] = {{"ref", PLX_LEVEL_PORTABLE, NULL, plx_##op##_ref}, {0}}; \
+    static const plx_kernel op##_kernels[] = {{"copy", PLX_LEVEL_PORTABLE, accepts, plx_##op##_copy},  \
+                                              {"ref", PLX_LEVEL_PORTABLE, NULL, plx_##op##_ref}, {0}}; \
     const plx_op plx_op_##op = {text, NULL, op##_kernels};
 
 CPU_OP(column_sum, "column_sum")
@@ -46,10 +48,11 @@ CPU_OP(embedding_backward, "embedding.backward")
 CPU_OP(cross_entropy, "cross_entropy")
 CPU_OP(sum_squares, "sum_squares")
 CPU_OP(adamw, "adamw")
-COPY_OP(embedding_forward, "embedding.forward")
-COPY_OP(gather, "gather")
-COPY_OP(append, "append")
-COPY_OP(move, "move")
+bool plx_embedding_forward_copies(const void *arguments);
+COPY_OP(embedding_forward, "embedding.forward", plx_embedding_forward_copies)
+COPY_OP(gather, "gather", NULL)
+COPY_OP(append, "append", NULL)
+COPY_OP(move, "move", NULL)
 
 bool plx_matmul_blas_accepts(const void *arguments);
 plx_status plx_matmul_blas(plx_context *context, const void *arguments);

@@ -121,27 +121,40 @@ plx_status plx_adapter_forward(plx_run *run, const plx_linear *linear, const voi
     return PLX_OK;
 }
 
-plx_status plx_adapter_backward_weights(plx_run *run, const plx_linear *linear, const void *x, const void *dy,
-                                        size_t rows, void **dinner)
+/* *dinner = scale dy B, the gradient for x A^T, from scratch */
+static plx_status dinner_of(plx_run *run, const plx_linear *linear, const void *dy, size_t rows, void **dinner)
 {
-    *dinner = NULL;
-    if (linear->adapter_a == NULL) return PLX_OK;
-    const plx_linear a = half_a(linear), b = half_b(linear);
-    void *inner;
-    PLX_TRY(plx_scratch(run, rows * a.out, dinner));
-    size_t mark = plx_mark(run);
-    PLX_TRY(inner_of(run, linear, x, rows, &inner));
-    PLX_TRY(plx_linear_backward(run, &b, inner, dy, rows, *dinner, false));
-    plx_release(run, mark);
-    PLX_TRY(plx_run_add(run, *dinner, linear->adapter_scale, NULL, 0, *dinner, rows * a.out));
-    return plx_linear_backward(run, &a, x, *dinner, rows, NULL, false);
+    const plx_linear b = half_b(linear);
+    PLX_TRY(plx_scratch(run, rows * b.in, dinner));
+    PLX_TRY(plx_linear_backward_input(run, &b, dy, rows, *dinner, false));
+    return plx_run_add(run, *dinner, linear->adapter_scale, NULL, 0, *dinner, rows * b.in);
 }
 
-plx_status plx_adapter_backward_input(plx_run *run, const plx_linear *linear, const void *dinner, size_t rows, void *dx)
+plx_status plx_adapter_backward_weights(plx_run *run, const plx_linear *linear, const void *x, const void *dy,
+                                        size_t rows)
+{
+    if (linear->adapter_a == NULL) return PLX_OK;
+    const plx_linear a = half_a(linear), b = half_b(linear);
+    size_t mark = plx_mark(run);
+    void *inner, *dinner;
+    PLX_TRY(inner_of(run, linear, x, rows, &inner));
+    PLX_TRY(plx_linear_backward_weights(run, &b, inner, dy, rows));
+    PLX_TRY(dinner_of(run, linear, dy, rows, &dinner));
+    PLX_TRY(plx_linear_backward_weights(run, &a, x, dinner, rows));
+    plx_release(run, mark);
+    return PLX_OK;
+}
+
+plx_status plx_adapter_backward_input(plx_run *run, const plx_linear *linear, const void *dy, size_t rows, void *dx)
 {
     if (linear->adapter_a == NULL) return PLX_OK;
     const plx_linear a = half_a(linear);
-    return plx_linear_backward_input(run, &a, dinner, rows, dx, true);
+    size_t mark = plx_mark(run);
+    void *dinner;
+    PLX_TRY(dinner_of(run, linear, dy, rows, &dinner));
+    PLX_TRY(plx_linear_backward_input(run, &a, dinner, rows, dx, true));
+    plx_release(run, mark);
+    return PLX_OK;
 }
 
 /* ---- merging ---- */

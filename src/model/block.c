@@ -49,9 +49,10 @@ static plx_status paper_forward(plx_run *run, plx_layer *layer, const void *x, v
     if (drops(run, layer)) PLX_TRY(dropout(run, layer, layer->middle, layer->middle));
     if (layer->has_ffn) {
         PLX_TRY(plx_ffn_forward(run, &layer->ffn, layer->middle, layer->ffn_in));
-        PLX_TRY(plx_run_add(run, layer->middle, 1, layer->ffn_in, 1, layer->ffn_in, count));
-    } else
-        plx_run_copy(run, layer->ffn_in, layer->middle, count);
+        return plx_norm_forward_sum(run, &layer->ffn_norm, layer->middle, layer->ffn_in, layer->ffn_in, run->tokens, y,
+                                    &layer->ffn_norm_saved);
+    }
+    plx_run_copy(run, layer->ffn_in, layer->middle, count);
     return plx_norm_forward(run, &layer->ffn_norm, layer->ffn_in, run->tokens, y, &layer->ffn_norm_saved);
 }
 
@@ -87,9 +88,12 @@ static plx_status pre_norm_forward(plx_run *run, plx_layer *layer, const void *x
     PLX_TRY(plx_kept(run, count, &layer->middle));
     PLX_TRY(plx_kept(run, count, &layer->ffn_in));
     PLX_TRY(mix(run, layer, layer->mixer_in, layer->middle));
-    PLX_TRY(plx_run_add(run, x, 1, layer->middle, 1, layer->middle, count));
-    const void *ffn_from = layer->parallel_residual ? x : layer->middle;
-    PLX_TRY(plx_norm_forward(run, &layer->ffn_norm, ffn_from, run->tokens, layer->ffn_in, &layer->ffn_norm_saved));
+    if (layer->parallel_residual) {
+        PLX_TRY(plx_run_add(run, x, 1, layer->middle, 1, layer->middle, count));
+        PLX_TRY(plx_norm_forward(run, &layer->ffn_norm, x, run->tokens, layer->ffn_in, &layer->ffn_norm_saved));
+    } else
+        PLX_TRY(plx_norm_forward_sum(run, &layer->ffn_norm, x, layer->middle, layer->middle, run->tokens, layer->ffn_in,
+                                     &layer->ffn_norm_saved));
     PLX_TRY(plx_ffn_forward(run, &layer->ffn, layer->ffn_in, y));
     return plx_run_add(run, layer->middle, 1, y, 1, y, count);
 }

@@ -1,5 +1,10 @@
-/* ffn.c - the feed-forward part of a block: down(silu(gate(x)) * up(x)), or down(gelu(up(x))). */
+/* ffn.c - the feed-forward part of a block: down(silu(gate(x)) * up(x)), or down(gelu(up(x))).
+ *
+ * The inner vectors are several times as wide as the block's, and what is done with them is little beside moving them.
+ * So tokens go through by chunks that stay in the second-level cache from the first product to the last. */
 #include "model/ffn.h"
+
+#define PLX_CHUNK_BYTES ((size_t)3 << 20) /* of one inner array: a few cores' caches together */
 
 plx_status plx_ffn_define(plx_params *params, plx_ffn *ffn, const plx_layer_shape *shape, size_t inner, bool gated,
                           bool bias)
@@ -11,53 +16,88 @@ plx_status plx_ffn_define(plx_params *params, plx_ffn *ffn, const plx_layer_shap
     return plx_linear_define(params, &ffn->down, "ffn.down_proj", inner, shape->hidden, bias, out);
 }
 
-/* The activation, into act; made again in backward rather than kept. */
-static plx_status activate(plx_run *run, const plx_ffn *ffn, void *act)
+/* Tokens of a chunk: by shape alone, and no fewer than keep many processors busy. */
+static size_t chunk_tokens(const plx_run *run, const plx_ffn *ffn)
 {
-    size_t count = run->tokens * ffn->up.out;
+    size_t tokens = PLX_CHUNK_BYTES / (ffn->up.out * plx_type_size(run->type)) / 64 * 64;
+    if (tokens < 256) tokens = 256;
+    return tokens < run->tokens ? tokens : run->tokens;
+}
+
+/* gate and up: where the chunk's products go, [rows, inner], kept for backward or not. */
+static plx_status chunk_forward(plx_run *run, const plx_ffn *ffn, const void *x, size_t rows, void *gate, void *up,
+                                void *act, void *y)
+{
+    size_t count = rows * ffn->up.out;
+    if (ffn->gated) PLX_TRY(plx_linear_forward(run, &ffn->gate, x, rows, gate));
+    PLX_TRY(plx_linear_forward(run, &ffn->up, x, rows, up));
     if (ffn->gated) {
-        plx_swiglu_args args = {.type = run->type, .count = count, .gate = ffn->gate_out, .up = ffn->up_out, .y = act};
-        return plx_run_op(run, &plx_op_swiglu_forward, &args);
+        plx_swiglu_args args = {.type = run->type, .count = count, .gate = gate, .up = up, .y = act};
+        PLX_TRY(plx_run_op(run, &plx_op_swiglu_forward, &args));
+    } else {
+        plx_gelu_args args = {.type = run->type, .count = count, .x = up, .y = act};
+        PLX_TRY(plx_run_op(run, &plx_op_gelu_forward, &args));
     }
-    plx_gelu_args args = {.type = run->type, .count = count, .x = ffn->up_out, .y = act};
-    return plx_run_op(run, &plx_op_gelu_forward, &args);
+    return plx_linear_forward(run, &ffn->down, act, rows, y);
 }
 
 plx_status plx_ffn_forward(plx_run *run, plx_ffn *ffn, const void *x, void *y)
 {
-    size_t mark = plx_mark(run), count = run->tokens * ffn->up.out;
+    size_t mark = plx_mark(run), inner = ffn->up.out, chunk = chunk_tokens(run, ffn);
+    size_t kept = run->keep ? run->tokens : chunk;
     void *act;
-    if (ffn->gated) {
-        PLX_TRY(plx_kept(run, count, &ffn->gate_out));
-        PLX_TRY(plx_linear_forward(run, &ffn->gate, x, run->tokens, ffn->gate_out));
+    if (ffn->gated) PLX_TRY(plx_kept(run, kept * inner, &ffn->gate_out));
+    PLX_TRY(plx_kept(run, kept * inner, &ffn->up_out));
+    PLX_TRY(plx_scratch(run, chunk * inner, &act));
+    for (size_t first = 0; first < run->tokens; first += chunk) {
+        size_t rows = run->tokens - first < chunk ? run->tokens - first : chunk, at = run->keep ? first * inner : 0;
+        void *gate = ffn->gated ? plx_at(run, ffn->gate_out, at) : NULL;
+        PLX_TRY(chunk_forward(run, ffn, plx_at(run, x, first * ffn->up.in), rows, gate, plx_at(run, ffn->up_out, at),
+                              act, plx_at(run, y, first * ffn->down.out)));
     }
-    PLX_TRY(plx_kept(run, count, &ffn->up_out));
-    PLX_TRY(plx_linear_forward(run, &ffn->up, x, run->tokens, ffn->up_out));
-    PLX_TRY(plx_scratch(run, count, &act));
-    PLX_TRY(activate(run, ffn, act));
-    PLX_TRY(plx_linear_forward(run, &ffn->down, act, run->tokens, y));
     plx_release(run, mark);
     return PLX_OK;
 }
 
+/* gate, up: what forward kept of the chunk, dgate, dup and dact: memory for the gradients. The activation is made again
+ * rather than kept, in dact's place. */
+static plx_status chunk_backward(plx_run *run, const plx_ffn *ffn, const void *x, const void *dy, size_t rows,
+                                 const void *gate, const void *up, void *dgate, void *dup, void *dact, void *dx)
+{
+    size_t count = rows * ffn->up.out;
+    PLX_TRY(plx_linear_backward_input(run, &ffn->down, dy, rows, dact, false));
+    if (ffn->gated) {
+        plx_swiglu_backward_args args = {.type = run->type,
+                                         .count = count,
+                                         .gate = gate,
+                                         .up = up,
+                                         .dy = dact,
+                                         .dgate = dgate,
+                                         .dup = dup,
+                                         .y = dact};
+        PLX_TRY(plx_run_op(run, &plx_op_swiglu_backward, &args));
+    } else {
+        plx_gelu_backward_args args = {.type = run->type, .count = count, .x = up, .dy = dact, .dx = dup, .y = dact};
+        PLX_TRY(plx_run_op(run, &plx_op_gelu_backward, &args));
+    }
+    PLX_TRY(plx_linear_backward_weights(run, &ffn->down, dact, dy, rows));
+    if (ffn->gated) PLX_TRY(plx_linear_backward(run, &ffn->gate, x, dgate, rows, dx, false));
+    return plx_linear_backward(run, &ffn->up, x, dup, rows, dx, ffn->gated);
+}
+
 plx_status plx_ffn_backward(plx_run *run, plx_ffn *ffn, const void *x, const void *dy, void *dx)
 {
-    size_t mark = plx_mark(run), count = run->tokens * ffn->up.out;
-    void *act, *dact;
-    PLX_TRY(plx_scratch(run, count, &act));
-    PLX_TRY(plx_scratch(run, count, &dact));
-    PLX_TRY(activate(run, ffn, act));
-    PLX_TRY(plx_linear_backward(run, &ffn->down, act, dy, run->tokens, dact, false));
-    if (ffn->gated) { /* the gradients take the place of what forward kept */
-        plx_swiglu_backward_args args = {.type = run->type, .count = count, .gate = ffn->gate_out, .up = ffn->up_out,
-                                         .dy = dact, .dgate = ffn->gate_out, .dup = ffn->up_out};
-        PLX_TRY(plx_run_op(run, &plx_op_swiglu_backward, &args));
-        PLX_TRY(plx_linear_backward(run, &ffn->gate, x, ffn->gate_out, run->tokens, dx, false));
-        PLX_TRY(plx_linear_backward(run, &ffn->up, x, ffn->up_out, run->tokens, dx, true));
-    } else {
-        plx_gelu_backward_args args = {.type = run->type, .count = count, .x = ffn->up_out, .dy = dact, .dx = dact};
-        PLX_TRY(plx_run_op(run, &plx_op_gelu_backward, &args));
-        PLX_TRY(plx_linear_backward(run, &ffn->up, x, dact, run->tokens, dx, false));
+    size_t mark = plx_mark(run), inner = ffn->up.out, chunk = chunk_tokens(run, ffn);
+    void *dgate = NULL, *dup, *dact;
+    if (ffn->gated) PLX_TRY(plx_scratch(run, chunk * inner, &dgate));
+    PLX_TRY(plx_scratch(run, chunk * inner, &dup));
+    PLX_TRY(plx_scratch(run, chunk * inner, &dact));
+    for (size_t first = 0; first < run->tokens; first += chunk) {
+        size_t rows = run->tokens - first < chunk ? run->tokens - first : chunk, at = first * inner;
+        const void *gate = ffn->gated ? plx_at(run, ffn->gate_out, at) : NULL;
+        PLX_TRY(chunk_backward(run, ffn, plx_at(run, x, first * ffn->up.in), plx_at(run, dy, first * ffn->down.out),
+                               rows, gate, plx_at(run, ffn->up_out, at), dgate, dup, dact,
+                               plx_at(run, dx, first * ffn->up.in)));
     }
     plx_release(run, mark);
     return PLX_OK;

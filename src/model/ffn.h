@@ -7,7 +7,7 @@
 typedef struct plx_ffn {
     bool gated;
     plx_linear gate, up, down;    /* gate only when gated */
-    void *gate_out, *up_out;      /* [tokens, inner], kept by forward; overwritten by backward */
+    void *gate_out, *up_out;      /* [tokens, inner], kept by forward */
 } plx_ffn;
 
 /* Defines ffn.{gate,up,down}_proj. */

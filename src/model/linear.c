@@ -59,11 +59,12 @@ plx_status plx_linear_backward_input(plx_run *run, const plx_linear *linear, con
         .lda = linear->out, .ldb = linear->in, .ldc = linear->in,
         .beta = accumulate ? 1.0 : 0.0, .bf16 = run->bf16,
     };
-    return plx_run_op(run, &plx_op_matmul, &args);
+    PLX_TRY(plx_run_op(run, &plx_op_matmul, &args));
+    return plx_adapter_backward_input(run, linear, dy, rows, dx);
 }
 
-plx_status plx_linear_backward(plx_run *run, const plx_linear *linear, const void *x, const void *dy, size_t rows,
-                               void *dx, bool accumulate)
+plx_status plx_linear_backward_weights(plx_run *run, const plx_linear *linear, const void *x, const void *dy,
+                                       size_t rows)
 {
     if (linear->weight->trainable) { /* dW[out,in] += dy[rows,out]^T x[rows,in] */
         plx_matmul_args args = {
@@ -80,13 +81,13 @@ plx_status plx_linear_backward(plx_run *run, const plx_linear *linear, const voi
             .type = run->type, .x = dy, .out = linear->bias->gradient, .rows = rows, .width = linear->out};
         PLX_TRY(plx_run_op(run, &plx_op_column_sum, &args));
     }
-    size_t mark = plx_mark(run);
-    void *dinner;
-    PLX_TRY(plx_adapter_backward_weights(run, linear, x, dy, rows, &dinner));
-    if (dx != NULL) {
-        PLX_TRY(plx_linear_backward_input(run, linear, dy, rows, dx, accumulate));
-        PLX_TRY(plx_adapter_backward_input(run, linear, dinner, rows, dx));
-    }
-    plx_release(run, mark);
-    return PLX_OK;
+    return plx_adapter_backward_weights(run, linear, x, dy, rows);
+}
+
+plx_status plx_linear_backward(plx_run *run, const plx_linear *linear, const void *x, const void *dy, size_t rows,
+                               void *dx, bool accumulate)
+{
+    PLX_TRY(plx_linear_backward_weights(run, linear, x, dy, rows));
+    if (dx == NULL) return PLX_OK;
+    return plx_linear_backward_input(run, linear, dy, rows, dx, accumulate);
 }

@@ -20,6 +20,12 @@ plx_status plx_norm_define(plx_params *params, plx_norm *norm, const char *name,
 plx_status plx_norm_forward(plx_run *run, const plx_norm *norm, const void *x, size_t rows, void *y,
                             plx_norm_saved *saved)
 {
+    return plx_norm_forward_sum(run, norm, x, NULL, NULL, rows, y, saved);
+}
+
+plx_status plx_norm_forward_sum(plx_run *run, const plx_norm *norm, const void *x, const void *addend, void *sum,
+                                size_t rows, void *y, plx_norm_saved *saved)
+{
     plx_norm_saved none = {0};
     if (saved != NULL && run->keep) {
         if (norm->layer) PLX_TRY(plx_saved(run, rows, &saved->mean));
@@ -29,7 +35,7 @@ plx_status plx_norm_forward(plx_run *run, const plx_norm *norm, const void *x, s
     plx_norm_args args = {
         .type = run->type, .layer = norm->layer, .epsilon = norm->epsilon, .rows = rows, .width = norm->width,
         .x = x, .weight = norm->weight->data, .bias = norm->bias != NULL ? norm->bias->data : NULL,
-        .y = y, .mean = saved->mean, .rstd = saved->rstd,
+        .y = y, .mean = saved->mean, .rstd = saved->rstd, .addend = addend, .sum = sum,
     };
     return plx_run_op(run, &plx_op_norm_forward, &args);
 }

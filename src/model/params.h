@@ -91,23 +91,23 @@ plx_status plx_linear_define(plx_params *params, plx_linear *linear, const char 
 plx_status plx_linear_forward(plx_run *run, const plx_linear *linear, const void *x, size_t rows, void *y);
 /* y += x W^T + b, as above with the adapter's part where there is one */
 plx_status plx_linear_forward_add(plx_run *run, const plx_linear *linear, const void *x, size_t rows, void *y);
-/* Adds to the gradients of weight and bias (when trainable), and dx = dy W, or dx += with accumulate; dx NULL: not
- * wanted. */
+/* Adds to the gradients of weight and bias (when trainable). */
+plx_status plx_linear_backward_weights(plx_run *run, const plx_linear *linear, const void *x, const void *dy,
+                                       size_t rows);
+/* dx = dy W, or dx += with accumulate. */
+plx_status plx_linear_backward_input(plx_run *run, const plx_linear *linear, const void *dy, size_t rows, void *dx,
+                                     bool accumulate);
+/* Both; dx NULL: not wanted. */
 plx_status plx_linear_backward(plx_run *run, const plx_linear *linear, const void *x, const void *dy, size_t rows,
                                void *dx, bool accumulate);
 
-/* dx = dy W, or dx += with accumulate: the weight's own part of plx_linear_backward. */
-plx_status plx_linear_backward_input(plx_run *run, const plx_linear *linear, const void *dy, size_t rows, void *dx,
-                                     bool accumulate);
-
-/* The adapter's part, all of them nothing where there is none: its tensors; y += scale (x A^T) B^T; the gradients of A and B
- * with *dinner [rows, rank], the gradient for x A^T, from scratch; dx += dinner A. In two, since dx may lie where x was. */
+/* The adapter's part, all of them nothing where there is none: its tensors; y += scale (x A^T) B^T; the gradients of A
+ * and B; dx += scale dy B A. */
 plx_status plx_adapter_define(plx_params *params, plx_linear *linear, const char *name);
 plx_status plx_adapter_forward(plx_run *run, const plx_linear *linear, const void *x, size_t rows, void *y);
 plx_status plx_adapter_backward_weights(plx_run *run, const plx_linear *linear, const void *x, const void *dy,
-                                        size_t rows, void **dinner);
-plx_status plx_adapter_backward_input(plx_run *run, const plx_linear *linear, const void *dinner, size_t rows,
-                                      void *dx);
+                                        size_t rows);
+plx_status plx_adapter_backward_input(plx_run *run, const plx_linear *linear, const void *dy, size_t rows, void *dx);
 
 /* ---- norm ---- */
 typedef struct plx_norm {
@@ -123,6 +123,9 @@ plx_status plx_norm_define(plx_params *params, plx_norm *norm, const char *name,
 /* saved NULL: no backward follows. */
 plx_status plx_norm_forward(plx_run *run, const plx_norm *norm, const void *x, size_t rows, void *y,
                             plx_norm_saved *saved);
+/* sum = x + addend (sum may be either); y = norm(sum). */
+plx_status plx_norm_forward_sum(plx_run *run, const plx_norm *norm, const void *x, const void *addend, void *sum,
+                                size_t rows, void *y, plx_norm_saved *saved);
 plx_status plx_norm_backward(plx_run *run, const plx_norm *norm, const plx_norm_saved *saved, const void *x,
                              const void *dy, size_t rows, void *dx, bool accumulate);
 

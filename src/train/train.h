@@ -4,6 +4,7 @@
 
 #include "data/data.h"
 #include "model/model.h"
+#include "model/passes.h"
 
 struct plx_trainer {
     plx_model *model;
@@ -11,7 +12,13 @@ struct plx_trainer {
     size_t rows, length;
     size_t step;          /* done */
     plx_arena arena;
-    double *norms;        /* device, one a trainable tensor */
+    plx_loss_pass pass;   /* its arrays hold rows * length tokens */
+    size_t tensors;       /* that are trained, and the arrays of so many: */
+    const plx_param **trained;
+    plx_squares_tensor *squares;
+    plx_adamw_tensor *updates;
+    double *norms;        /* device */
+    double *host_norms;
 };
 /* The learning rate of step s (1-based). */
 double plx_schedule_lr(const plx_train_options *options, size_t step);

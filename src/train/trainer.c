@@ -11,6 +11,27 @@ static int pass_flags(const plx_train_options *options)
     return PLX_PASS_KEEP | PLX_PASS_TRAINING | (options->precision == PLX_PRECISION_BF16 ? PLX_PASS_BF16 : 0);
 }
 
+/* The tensors that steps change, and arrays for what operations are told about them. */
+static plx_status list_tensors(plx_trainer *trainer)
+{
+    plx_model *model = trainer->model;
+    plx_context *context = model->context;
+    size_t count = 0;
+    trainer->trained = plx_alloc_array(context, model->param_count, sizeof *trainer->trained);
+    if (trainer->trained == NULL) return PLX_ERROR_MEMORY;
+    for (size_t i = 0; i < model->param_count; i++)
+        if (model->params[i]->trainable) trainer->trained[count++] = model->params[i];
+    trainer->tensors = count;
+    trainer->squares = plx_alloc_array(context, count, sizeof *trainer->squares);
+    trainer->updates = plx_alloc_array(context, count, sizeof *trainer->updates);
+    trainer->host_norms = plx_alloc_array(context, count, sizeof *trainer->host_norms);
+    if (trainer->squares == NULL || trainer->updates == NULL || trainer->host_norms == NULL) return PLX_ERROR_MEMORY;
+    void *norms;
+    PLX_TRY(plx_device_alloc(context, count * sizeof(double), &norms));
+    trainer->norms = norms;
+    return PLX_OK;
+}
+
 plx_status plx_trainer_create(plx_model *model, const plx_train_options *options, size_t rows, size_t length,
                               plx_trainer **made)
 {
@@ -54,13 +75,12 @@ plx_status plx_trainer_create(plx_model *model, const plx_train_options *options
     plx_arena_init(&trainer->arena, model);
     plx_model_free_gradients(model);
     plx_status status;
-    void *norms = NULL;
+    PLX_TRY_GOTO(status, failed, list_tensors(trainer));
+    PLX_TRY_GOTO(status, failed, plx_loss_pass_create(context, rows * length, &trainer->pass));
     PLX_TRY_GOTO(status, failed, plx_model_allocate_gradients(model, true));
     PLX_TRY_GOTO(status, failed,
                  plx_arena_reserve(&trainer->arena, rows, length, pass_flags(options), NULL,
                                    plx_pass_loss, &pass));
-    PLX_TRY_GOTO(status, failed, plx_device_alloc(context, model->param_count * sizeof(double), &norms));
-    trainer->norms = norms;
     *made = trainer;
     return PLX_OK;
 failed:
@@ -74,6 +94,11 @@ void plx_trainer_free(plx_trainer *trainer)
     plx_context *context = trainer->model->context;
     plx_arena_release(&trainer->arena);
     plx_device_free(context, trainer->norms);
+    plx_loss_pass_release(context, &trainer->pass);
+    plx_free(context, trainer->trained);
+    plx_free(context, trainer->squares);
+    plx_free(context, trainer->updates);
+    plx_free(context, trainer->host_norms);
     plx_model_free_gradients(trainer->model);
     plx_free(context, trainer);
 }
@@ -82,61 +107,55 @@ void plx_trainer_free(plx_trainer *trainer)
  */
 static plx_status tensor_norm(plx_trainer *trainer, size_t step, bool gradients, double *norm)
 {
-    plx_model *model = trainer->model;
-    plx_context *context = model->context;
+    plx_context *context = trainer->model->context;
+    for (size_t i = 0; i < trainer->tensors; i++) {
+        const plx_param *param = trainer->trained[i];
+        trainer->squares[i] =
+            (plx_squares_tensor){.count = param->elements, .x = gradients ? param->gradient : param->data};
+    }
+    plx_sum_squares_args args = {.type = trainer->model->type, .tensors = trainer->tensors, .list = trainer->squares,
+                                 .out = trainer->norms};
+    PLX_TRY(plx_op_run(context, &plx_op_sum_squares, &args));
+    plx_device_download(context, trainer->host_norms, trainer->norms, trainer->tensors * sizeof(double));
     double sum = 0;
-    double *squares = plx_alloc_array(context, model->param_count, sizeof *squares);
-    if (squares == NULL) return plx_context_error(context)->code;
-    plx_device_fill(context, trainer->norms, 0, model->param_count * sizeof(double));
-    plx_status status = PLX_OK;
-    for (size_t i = 0; i < model->param_count && status == PLX_OK; i++) {
-        const plx_param *param = model->params[i];
-        if (!param->trainable) continue;
-        plx_sum_squares_args args = {.type = model->type,
-                                     .count = param->elements,
-                                     .x = gradients ? param->gradient : param->data,
-                                     .out = trainer->norms + i};
-        status = plx_op_run(context, &plx_op_sum_squares, &args);
+    for (size_t i = 0; i < trainer->tensors; i++) {
+        if (!isfinite(trainer->host_norms[i]))
+            return plx_fail(context, PLX_ERROR_NUMERIC,
+                            "step %zu: the %s %s is not finite; lower the learning rate, or clip gradients", step,
+                            gradients ? "gradient of" : "weight", trainer->trained[i]->name);
+        sum += trainer->host_norms[i];
     }
-    plx_device_download(context, squares, trainer->norms, model->param_count * sizeof(double));
-    for (size_t i = 0; i < model->param_count && status == PLX_OK; i++) {
-        sum += squares[i];
-        if (!isfinite(squares[i]))
-            status = plx_fail(context, PLX_ERROR_NUMERIC,
-                              "step %zu: the %s %s is not finite; lower the learning rate, or clip gradients", step,
-                              gradients ? "gradient of" : "weight", model->params[i]->name);
-    }
-    plx_free(context, squares);
     *norm = sqrt(sum);
-    return status;
+    return PLX_OK;
 }
 
 static plx_status update(plx_trainer *trainer, size_t step, double lr, double scale)
 {
     const plx_train_options *options = &trainer->options;
-    plx_model *model = trainer->model;
-    for (size_t i = 0; i < model->param_count; i++) {
-        const plx_param *param = model->params[i];
-        if (!param->trainable) continue;
-        plx_adamw_args args = {
-            .type = model->type,
+    for (size_t i = 0; i < trainer->tensors; i++) {
+        const plx_param *param = trainer->trained[i];
+        trainer->updates[i] = (plx_adamw_tensor){
             .count = param->elements,
             .weight = param->data,
             .m = param->moment1,
             .v = param->moment2,
             .gradient = param->gradient,
-            .grad_scale = scale,
-            .lr = lr,
-            .beta1 = options->beta1,
-            .beta2 = options->beta2,
-            .epsilon = options->epsilon,
             .decay = param->decay ? options->weight_decay : 0.0,
-            .correction1 = 1.0 - pow(options->beta1, (double)step),
-            .correction2 = 1.0 - pow(options->beta2, (double)step),
         };
-        PLX_TRY(plx_op_run(model->context, &plx_op_adamw, &args));
     }
-    return PLX_OK;
+    plx_adamw_args args = {
+        .type = trainer->model->type,
+        .tensors = trainer->tensors,
+        .list = trainer->updates,
+        .grad_scale = scale,
+        .lr = lr,
+        .beta1 = options->beta1,
+        .beta2 = options->beta2,
+        .epsilon = options->epsilon,
+        .correction1 = 1.0 - pow(options->beta1, (double)step),
+        .correction2 = 1.0 - pow(options->beta2, (double)step),
+    };
+    return plx_op_run(trainer->model->context, &plx_op_adamw, &args);
 }
 
 plx_status plx_trainer_step(plx_trainer *trainer, const plx_batch *batches, size_t count, plx_step_report *report)
@@ -147,7 +166,7 @@ plx_status plx_trainer_step(plx_trainer *trainer, const plx_batch *batches, size
     size_t step = trainer->step + 1, tokens = 0;
     double weight = 0, norm;
     plx_score score = {0};
-    plx_loss_pass pass;
+    plx_loss_pass *pass = &trainer->pass;
     for (size_t i = 0; i < count; i++) {
         PLX_TRY(plx_batch_check(context, &batches[i], model->config.vocab_size, true));
         if (batches[i].rows * batches[i].length > trainer->rows * trainer->length)
@@ -159,19 +178,15 @@ plx_status plx_trainer_step(plx_trainer *trainer, const plx_batch *batches, size
     if (!(weight > 0))
         return plx_fail(context, PLX_ERROR_VALUE, "step %zu: the mask is 0 everywhere: there is no loss to train on",
                         step);
-    PLX_TRY(plx_loss_pass_create(context, trainer->rows * trainer->length, &pass));
-    pass.scale = 1.0 / weight;
-    pass.z = options->z_loss;
+    pass->scale = 1.0 / weight;
+    pass->z = options->z_loss;
     plx_model_zero_gradients(model);
-    plx_status status = PLX_OK;
-    for (size_t i = 0; i < count && status == PLX_OK; i++) {
-        status = plx_arena_run(&trainer->arena, &batches[i], NULL, NULL, pass_flags(options),
-                               options->seed, (uint64_t)step * count + i, plx_pass_loss, &pass);
-        if (status == PLX_OK) plx_loss_pass_score(&pass, &batches[i], &score);
+    for (size_t i = 0; i < count; i++) {
+        PLX_TRY(plx_arena_run(&trainer->arena, &batches[i], NULL, NULL, pass_flags(options), options->seed,
+                              (uint64_t)step * count + i, plx_pass_loss, pass));
+        plx_loss_pass_score(pass, &batches[i], &score);
         tokens += batches[i].rows * batches[i].length;
     }
-    plx_loss_pass_release(context, &pass);
-    PLX_TRY(status);
     double loss = score.loss_sum / score.weight;
     if (!isfinite(loss)) {
         plx_status found = tensor_norm(trainer, step, false, &norm);

@@ -9,11 +9,12 @@ typedef struct row_statistics {
     float mean, correction, rstd;
 } row_statistics;
 
-static row_statistics row_measure(const plx_norm_args *a, const float *x)
+static inline __attribute__((always_inline)) row_statistics row_measure(const plx_norm_args *a, const float *x,
+                                                                        const bool layer)
 {
     row_statistics s = {0};
     double width = (double)a->width;
-    if (a->layer) {
+    if (layer) {
         vf sum = vf_set(0.0f);
         for (size_t i = 0; i < a->width; i += PLX_VW) sum += vf_next(x + i, a->width - i);
         s.mean = (float)(vf_sum(sum) / width);
@@ -22,10 +23,10 @@ static row_statistics row_measure(const plx_norm_args *a, const float *x)
     size_t whole = a->width - a->width % PLX_VW;
     for (size_t i = 0; i < whole; i += PLX_VW) {
         vf u = vf_load(x + i) - s.mean;
-        sums += u;
+        if (layer) sums += u;
         squares += u * u;
     }
-    double sum = vf_sum(sums), square = vf_sum(squares);
+    double sum = layer ? vf_sum(sums) : 0, square = vf_sum(squares);
     for (size_t i = whole; i < a->width; i++) {
         double u = (double)x[i] - s.mean;
         sum += u;
@@ -39,10 +40,39 @@ static row_statistics row_measure(const plx_norm_args *a, const float *x)
             square += u * u;
         }
     }
-    double correction = a->layer ? sum / width : 0;
+    double correction = layer ? sum / width : 0, variance = square / width - correction * correction;
     s.correction = (float)correction;
-    s.rstd = (float)(1 / sqrt(fmax(square / width - correction * correction, 0) + a->epsilon));
+    s.rstd = (float)(1 / sqrt((variance < 0 ? 0 : variance) + a->epsilon));
     return s;
+}
+
+static inline __attribute__((always_inline)) void norm_rows(const plx_norm_args *a, size_t row, size_t end,
+                                                            const bool layer)
+{
+    const float *weight = a->weight, *bias = a->bias;
+    float *mean = a->mean, *rstd = a->rstd;
+    for (; row < end; row++) {
+        const float *x = (const float *)a->x + row * a->width;
+        float *y = (float *)a->y + row * a->width;
+        if (a->addend) {
+            const float *addend = (const float *)a->addend + row * a->width;
+            float *sum = (float *)a->sum + row * a->width;
+            for (size_t i = 0; i < a->width; i += PLX_VW)
+                vf_put(sum + i, vf_next(x + i, a->width - i) + vf_next(addend + i, a->width - i), a->width - i);
+            x = sum;
+        }
+        row_statistics s = row_measure(a, x, layer);
+        for (size_t i = 0; i < a->width; i += PLX_VW) {
+            size_t left = a->width - i;
+            vf v = vf_next(x + i, left);
+            if (layer) v = v - s.mean - s.correction;
+            v = v * s.rstd * vf_next(weight + i, left);
+            if (layer && bias) v += vf_next(bias + i, left);
+            vf_put(y + i, v, left);
+        }
+        if (layer && mean) mean[row] = s.mean + s.correction;
+        if (rstd) rstd[row] = s.rstd;
+    }
 }
 
 static void norm_forward_part(void *argument, size_t index, int thread)
@@ -50,21 +80,10 @@ static void norm_forward_part(void *argument, size_t index, int thread)
     (void)thread;
     const plx_norm_args *a = argument;
     size_t rows = plx_part_rows(a->width), end = plx_part_end(a->rows, rows, index);
-    const float *weight = a->weight, *bias = a->bias;
-    float *mean = a->mean, *rstd = a->rstd;
-    for (size_t row = index * rows; row < end; row++) {
-        const float *x = (const float *)a->x + row * a->width;
-        float *y = (float *)a->y + row * a->width;
-        row_statistics s = row_measure(a, x);
-        for (size_t i = 0; i < a->width; i += PLX_VW) {
-            size_t left = a->width - i;
-            vf v = (vf_next(x + i, left) - s.mean - s.correction) * s.rstd * vf_next(weight + i, left);
-            if (bias) v += vf_next(bias + i, left);
-            vf_put(y + i, v, left);
-        }
-        if (mean) mean[row] = s.mean + s.correction;
-        if (rstd) rstd[row] = s.rstd;
-    }
+    if (a->layer)
+        norm_rows(a, index * rows, end, true);
+    else
+        norm_rows(a, index * rows, end, false);
 }
 
 plx_status PLX_CPU(plx_norm_forward)(plx_context *context, const void *arguments)
@@ -82,20 +101,21 @@ typedef struct backward_job {
 } backward_job;
 
 /* With u = (x - mean) r and g = dy w:  dx = r (g - mean(g) - u mean(g u)); rms has no mean(g). */
-static void backward_row(const plx_norm_backward_args *a, size_t row, float *dweight, float *dbias)
+static inline __attribute__((always_inline)) void backward_row(const plx_norm_backward_args *a, size_t row,
+                                                               float *dweight, float *dbias, const bool layer)
 {
     const float *weight = a->weight, *x = (const float *)a->x + row * a->width;
     const float *dy = (const float *)a->dy + row * a->width;
     float *dx = (float *)a->dx + row * a->width;
-    float mean = a->layer ? ((const float *)a->mean)[row] : 0, rstd = ((const float *)a->rstd)[row];
+    float mean = layer ? ((const float *)a->mean)[row] : 0, rstd = ((const float *)a->rstd)[row];
     vf sum_g = vf_set(0.0f), sum_gu = vf_set(0.0f);
     for (size_t i = 0; i < a->width; i += PLX_VW) {
         size_t left = a->width - i; /* lanes beyond the row have g = 0 */
         vf g = vf_next(dy + i, left) * vf_next(weight + i, left);
-        sum_g += g;
+        if (layer) sum_g += g;
         sum_gu += g * ((vf_next(x + i, left) - mean) * rstd);
     }
-    float mean_g = a->layer ? vf_sum(sum_g) / (float)a->width : 0, mean_gu = vf_sum(sum_gu) / (float)a->width;
+    float mean_g = layer ? vf_sum(sum_g) / (float)a->width : 0, mean_gu = vf_sum(sum_gu) / (float)a->width;
     for (size_t i = 0; i < a->width; i += PLX_VW) {
         size_t left = a->width - i;
         vf d = vf_next(dy + i, left), u = (vf_next(x + i, left) - mean) * rstd;
@@ -103,7 +123,7 @@ static void backward_row(const plx_norm_backward_args *a, size_t row, float *dwe
         if (a->accumulate) result += vf_next(dx + i, left);
         vf_put(dx + i, result, left);
         if (dweight) vf_put(dweight + i, vf_next(dweight + i, left) + d * u, left);
-        if (dbias) vf_put(dbias + i, vf_next(dbias + i, left) + d, left);
+        if (layer && dbias) vf_put(dbias + i, vf_next(dbias + i, left) + d, left);
     }
 }
 
@@ -114,9 +134,12 @@ static void norm_backward_part(void *argument, size_t index, int thread)
     const plx_norm_backward_args *a = job->a;
     float *share = job->shares ? job->shares + index * 2 * a->width : NULL;
     if (share) memset(share, 0, 2 * a->width * sizeof(float));
-    size_t end = plx_part_end(a->rows, job->part_rows, index);
-    for (size_t row = index * job->part_rows; row < end; row++)
-        backward_row(a, row, a->dweight ? share : NULL, a->dbias ? share + a->width : NULL);
+    size_t row = index * job->part_rows, end = plx_part_end(a->rows, job->part_rows, index);
+    float *dweight = a->dweight ? share : NULL, *dbias = a->dbias ? share + a->width : NULL;
+    if (a->layer)
+        for (; row < end; row++) backward_row(a, row, dweight, dbias, true);
+    else
+        for (; row < end; row++) backward_row(a, row, dweight, NULL, false);
 }
 
 static void add_shares(const backward_job *job, size_t which, float *out)

@@ -1,12 +1,49 @@
-/* optimizer.c - the sum of squared gradients and the update of weights, each in one pass over memory. */
+/* optimizer.c - the sums of squared gradients and the update of weights, each in one pass over the memory of all
+ * tensors. */
 #include "kernels/cpu/parts.h"
 
 #include <math.h>
 
+/* Tensors divided into parts of PLX_PART_ELEMENTS; tensor t has parts first[t] .. first[t + 1] - 1. */
+typedef struct division {
+    size_t tensors;
+    size_t *first; /* [tensors + 1] */
+} division;
+
+static size_t divide(division *d, size_t (*count_of)(const void *arguments, size_t tensor), const void *arguments)
+{
+    d->first[0] = 0;
+    for (size_t t = 0; t < d->tensors; t++)
+        d->first[t + 1] = d->first[t] + plx_parts(count_of(arguments, t), PLX_PART_ELEMENTS);
+    return d->first[d->tensors];
+}
+
+/* The tensor that a part belongs to. */
+static size_t tensor_of(const division *d, size_t part)
+{
+    size_t low = 0, high = d->tensors;
+    while (high - low > 1) {
+        size_t middle = low + (high - low) / 2;
+        if (d->first[middle] <= part)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* ---- sum of squares ---- */
+
 typedef struct squares_job {
     const plx_sum_squares_args *a;
-    double *shares; /* [parts] */
+    division parts;
+    double *shares; /* a part's */
 } squares_job;
+
+static size_t squares_count(const void *arguments, size_t tensor)
+{
+    return ((const plx_sum_squares_args *)arguments)->list[tensor].count;
+}
 
 /* In double throughout: a gradient beyond 1e19 has no square in f32. */
 static void sum_squares_part(void *argument, size_t index, int thread)
@@ -14,8 +51,9 @@ static void sum_squares_part(void *argument, size_t index, int thread)
     (void)thread;
     enum { LANES = 16 };
     const squares_job *job = argument;
-    const float *x = job->a->x;
-    size_t i = index * PLX_PART_ELEMENTS, end = plx_part_end(job->a->count, PLX_PART_ELEMENTS, index);
+    size_t t = tensor_of(&job->parts, index), part = index - job->parts.first[t];
+    const float *x = job->a->list[t].x;
+    size_t i = part * PLX_PART_ELEMENTS, end = plx_part_end(job->a->list[t].count, PLX_PART_ELEMENTS, part);
     double lanes[LANES] = {0}, sum = 0;
     for (; i + LANES <= end; i += LANES)
         for (size_t lane = 0; lane < LANES; lane++) lanes[lane] += (double)x[i + lane] * (double)x[i + lane];
@@ -26,27 +64,47 @@ static void sum_squares_part(void *argument, size_t index, int thread)
 
 plx_status PLX_CPU(plx_sum_squares)(plx_context *context, const void *arguments)
 {
-    squares_job job = {.a = arguments};
-    size_t parts = plx_parts(job.a->count, PLX_PART_ELEMENTS);
-    job.shares = plx_kernel_scratch(context, (parts + 1) * sizeof(double));
+    const plx_sum_squares_args *a = arguments;
+    squares_job job = {.a = a, .parts.tensors = a->tensors};
+    size_t all = 0;
+    for (size_t t = 0; t < a->tensors; t++) all += plx_parts(a->list[t].count, PLX_PART_ELEMENTS);
+    job.shares = plx_kernel_scratch(context, all * sizeof(double) + (a->tensors + 1) * sizeof(size_t));
     if (!job.shares) return PLX_ERROR_MEMORY;
-    plx_parallel_for(context, parts, sum_squares_part, &job);
-    double sum = 0;
-    for (size_t part = 0; part < parts; part++) sum += job.shares[part];
-    *job.a->out = sum;
+    job.parts.first = (size_t *)(job.shares + all);
+    plx_parallel_for(context, divide(&job.parts, squares_count, a), sum_squares_part, &job);
+    for (size_t t = 0; t < a->tensors; t++) {
+        double sum = 0;
+        for (size_t part = job.parts.first[t]; part < job.parts.first[t + 1]; part++) sum += job.shares[part];
+        a->out[t] = sum;
+    }
     return PLX_OK;
+}
+
+/* ---- AdamW ---- */
+
+typedef struct adamw_job {
+    const plx_adamw_args *a;
+    division parts;
+} adamw_job;
+
+static size_t adamw_count(const void *arguments, size_t tensor)
+{
+    return ((const plx_adamw_args *)arguments)->list[tensor].count;
 }
 
 /* A plain loop: the compiler's vectors have a square root, ours have not. */
 static void adamw_part(void *argument, size_t index, int thread)
 {
     (void)thread;
-    const plx_adamw_args *a = argument;
-    size_t begin = index * PLX_PART_ELEMENTS, end = plx_part_end(a->count, PLX_PART_ELEMENTS, index);
-    float *restrict weight = a->weight, *restrict first = a->m, *restrict second = a->v;
-    const float *restrict gradient = a->gradient;
+    const adamw_job *job = argument;
+    const plx_adamw_args *a = job->a;
+    size_t t = tensor_of(&job->parts, index), part = index - job->parts.first[t];
+    const plx_adamw_tensor *tensor = &a->list[t];
+    size_t begin = part * PLX_PART_ELEMENTS, end = plx_part_end(tensor->count, PLX_PART_ELEMENTS, part);
+    float *restrict weight = tensor->weight, *restrict first = tensor->m, *restrict second = tensor->v;
+    const float *restrict gradient = tensor->gradient;
     float scale = (float)a->grad_scale, beta1 = (float)a->beta1, beta2 = (float)a->beta2, epsilon = (float)a->epsilon;
-    float rest1 = (float)(1 - a->beta1), rest2 = (float)(1 - a->beta2), keep = (float)(1 - a->lr * a->decay);
+    float rest1 = (float)(1 - a->beta1), rest2 = (float)(1 - a->beta2), keep = (float)(1 - a->lr * tensor->decay);
     float rate = (float)(a->lr / a->correction1), unbias2 = (float)(1 / a->correction2);
     for (size_t i = begin; i < end; i++) {
         float g = gradient[i] * scale, m = beta1 * first[i] + rest1 * g, v = beta2 * second[i] + rest2 * g * g;
@@ -59,6 +117,9 @@ static void adamw_part(void *argument, size_t index, int thread)
 plx_status PLX_CPU(plx_adamw)(plx_context *context, const void *arguments)
 {
     const plx_adamw_args *a = arguments;
-    plx_parallel_for(context, plx_parts(a->count, PLX_PART_ELEMENTS), adamw_part, (void *)arguments);
+    adamw_job job = {.a = a, .parts.tensors = a->tensors};
+    job.parts.first = plx_kernel_scratch(context, (a->tensors + 1) * sizeof(size_t));
+    if (!job.parts.first) return PLX_ERROR_MEMORY;
+    plx_parallel_for(context, divide(&job.parts, adamw_count, a), adamw_part, &job);
     return PLX_OK;
 }

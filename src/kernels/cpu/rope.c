@@ -8,24 +8,29 @@ typedef struct rope_job {
     float *beyond; /* [threads, 2, pairs]: cosines and sines of a position beyond the table; NULL when there is none */
 } rope_job;
 
-static void turn_halves(float *x, const float *cosine, const float *sine, float sign, size_t pairs)
+/* All heads of a token: each pair's angle is read once. */
+static void turn_halves(const plx_rope_args *a, float *x, const float *cosine, const float *sine, float sign)
 {
-    for (size_t i = 0; i < pairs; i += PLX_VW) {
-        size_t left = pairs - i;
-        vf a = vf_next(x + i, left), b = vf_next(x + pairs + i, left);
+    for (size_t i = 0; i < a->pairs; i += PLX_VW) {
+        size_t left = a->pairs - i;
         vf c = vf_next(cosine + i, left), s = vf_next(sine + i, left) * sign;
-        vf_put(x + i, a * c - b * s, left);
-        vf_put(x + pairs + i, a * s + b * c, left);
+        for (size_t head = 0; head < a->heads; head++) {
+            float *low = x + head * a->head_dim + i, *high = low + a->pairs;
+            vf v = vf_next(low, left), w = vf_next(high, left);
+            vf_put(low, v * c - w * s, left);
+            vf_put(high, v * s + w * c, left);
+        }
     }
 }
 
-static void turn_chunks(float *x, const float *cosine, const float *sine, float sign, size_t pairs)
+static void turn_chunks(const plx_rope_args *a, float *x, const float *cosine, const float *sine, float sign)
 {
-    for (size_t i = 0; i < pairs; i++) {
-        float a = x[3 * i], b = x[3 * i + 1], c = cosine[i], s = sine[i] * sign;
-        x[3 * i] = a * c - b * s;
-        x[3 * i + 1] = a * s + b * c;
-    }
+    for (size_t head = 0; head < a->heads; head++, x += a->head_dim)
+        for (size_t i = 0; i < a->pairs; i++) {
+            float v = x[3 * i], w = x[3 * i + 1], c = cosine[i], s = sine[i] * sign;
+            x[3 * i] = v * c - w * s;
+            x[3 * i + 1] = v * s + w * c;
+        }
 }
 
 static void rope_part(void *argument, size_t index, int thread)
@@ -48,13 +53,8 @@ static void rope_part(void *argument, size_t index, int thread)
             cosine = angles;
             sine = angles + a->pairs;
         }
-        for (size_t head = 0; head < a->heads; head++) {
-            float *x = (float *)a->x + (token * a->heads + head) * a->head_dim;
-            if (a->layout == PLX_ROPE_HALVES)
-                turn_halves(x, cosine, sine, sign, a->pairs);
-            else
-                turn_chunks(x, cosine, sine, sign, a->pairs);
-        }
+        float *x = (float *)a->x + token * a->heads * a->head_dim;
+        (a->layout == PLX_ROPE_HALVES ? turn_halves : turn_chunks)(a, x, cosine, sine, sign);
     }
 }
 

@@ -61,17 +61,38 @@ static inline void vf_store_part(float *p, vf v, size_t n)
 #endif
 /* a where mask is set (all bits), else b */
 static inline vf vf_select(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); }
+/* a > b ? a : b and a < b ? a : b: b where one is NaN */
+#if defined(__AVX512F__)
+static inline vf vf_max(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
+static inline vf vf_min(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
+#elif defined(__AVX2__) && PLX_VW == 8
+static inline vf vf_max(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
+static inline vf vf_min(vf a, vf b) { return (vf)_mm256_min_ps((__m256)a, (__m256)b); }
+#else
 static inline vf vf_max(vf a, vf b) { return vf_select((vi)(a > b), a, b); }
 static inline vf vf_min(vf a, vf b) { return vf_select((vi)(a < b), a, b); }
-/* Sum of the lanes, in one fixed tree order. */
+#endif
+/* Sum of the lanes, in one fixed tree order: halves are added until one is left. */
 static inline float vf_sum(vf v)
 {
+#if defined(__AVX2__) && PLX_VW == 8 || defined(__AVX512F__)
+#if PLX_VW == 16
+    __m256 eight = _mm256_add_ps(_mm512_castps512_ps256((__m512)v), _mm512_extractf32x8_ps((__m512)v, 1));
+#else
+    __m256 eight = (__m256)v;
+#endif
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#else
     float lanes[PLX_VW];
     vf_store(lanes, v);
     for (size_t width = PLX_VW / 2; width > 0; width /= 2)
         for (size_t i = 0; i < width; i++) lanes[i] += lanes[i + width];
     return lanes[0];
+#endif
 }
+/* The largest lane. */
 static inline float vf_top(vf v)
 {
     float lanes[PLX_VW];
@@ -79,6 +100,20 @@ static inline float vf_top(vf v)
     float top = lanes[0];
     for (size_t i = 1; i < PLX_VW; i++) top = lanes[i] > top ? lanes[i] : top;
     return top;
+}
+/* 1 / x for finite x from 1; relative error below 3e-7 (beyond 2^126 it may be 0): where the processor has an
+ * approximation, that and a step of Newton's method, which take a fraction of a division's time. */
+static inline vf vf_reciprocal(vf x)
+{
+#if defined(__AVX512F__)
+    vf r = (vf)_mm512_maskz_rcp14_ps(0xffff, (__m512)x);
+    return r + r * (vf_set(1.0f) - x * r);
+#elif defined(__AVX2__) && PLX_VW == 8
+    vf r = (vf)_mm256_rcp_ps((__m256)x);
+    return r + r * (vf_set(1.0f) - x * r);
+#else
+    return 1.0f / x;
+#endif
 }
 /* 2^x; 0 from about -127 down (AVX-512: denormals where the thread has them), infinity from 128 up, NaN stays NaN.
  * Relative error below 1.6e-7: the polynomial of degree 5 that is best on [0, 1], 7.5e-8 off, in f32. */
@@ -110,17 +145,16 @@ static inline __attribute__((always_inline)) vf vf_exp2(vf x)
     return p * (vf)power; /* exponents 0, from -127, and 255, from 128, are those of 0 and infinity */
 #endif
 }
-/* e^x; the product x * log2(e) is taken in two parts so that the error stays below 3e-7 for |x| < 80. */
+/* e^x; 0 below -87, the largest power from 88 up, NaN stays NaN. The product x * log2(e) is taken in two parts so that
+ * the error stays below 3e-7 for |x| < 80. */
 static inline vf vf_exp(vf x)
 {
-    vi tiny = (vi)(x < vf_set(-87.0f)), nan = (vi)(x != x);
-    vf given = x;
-    x = vf_min(vf_max(x, vf_set(-87.0f)), vf_set(88.0f));
+    vf least = vf_set(-87.0f), most = vf_set(88.0f);
+    vf within = vf_min(most, vf_max(least, x));
     const vf magic = vf_set(12582912.0f);
-    vf rounded = x * vf_set(1.44269504f) + magic;
-    vi whole = (vi)rounded - (vi)magic;
+    vf rounded = within * vf_set(1.44269504f) + magic;
     vf n = rounded - magic;
-    vf f = (x - n * vf_set(0.693359375f)) + n * vf_set(2.12194440e-4f);
+    vf f = (within - n * vf_set(0.693359375f)) + n * vf_set(2.12194440e-4f);
     vf p = vf_set(1.9875691e-4f);
     p = p * f + vf_set(1.3981999e-3f);
     p = p * f + vf_set(8.3334519e-3f);
@@ -128,8 +162,12 @@ static inline vf vf_exp(vf x)
     p = p * f + vf_set(1.6666666e-1f);
     p = p * f + vf_set(5.0000000e-1f);
     p = p * f * f + f + vf_set(1.0f);
-    vf power = (vf)((whole + 127) << 23);
-    return vf_select(nan, given, vf_select(tiny, vf_set(0.0f), p * power));
+#if defined(__AVX512F__)
+    return (vf)_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask((__m512)x, (__m512)least, _CMP_NLT_UQ), (__m512)p, (__m512)n);
+#else
+    vf power = (vf)(((vi)rounded - (vi)magic + 127) << 23);
+    return (vf)((vi)(p * power) & ~(vi)(x < least));
+#endif
 }
 
 #endif

@@ -34,6 +34,7 @@ plx_status plx_swiglu_backward_ref(plx_context *context, const void *arguments)
         double dy = plx_ref_get(a->dy, a->type, i), s = sigmoid(gate);
         plx_ref_put(a->dgate, a->type, i, s * (1 + gate * sigmoid(-gate)) * up * dy);
         plx_ref_put(a->dup, a->type, i, gate * s * dy);
+        plx_ref_put(a->y, a->type, i, gate * s * up);
     }
     return PLX_OK;
 }
@@ -58,6 +59,7 @@ plx_status plx_gelu_backward_ref(plx_context *context, const void *arguments)
         double x = plx_ref_get(a->x, a->type, i), dy = plx_ref_get(a->dy, a->type, i);
         double density = exp(-0.5 * x * x) * (0.5 * M_SQRT1_2 * M_2_SQRTPI);
         plx_ref_put(a->dx, a->type, i, (0.5 * erfc(-x * M_SQRT1_2) + x * density) * dy);
+        plx_ref_put(a->y, a->type, i, x * 0.5 * erfc(-x * M_SQRT1_2));
     }
     return PLX_OK;
 }

@@ -10,17 +10,20 @@ plx_status plx_norm_forward_ref(plx_context *context, const void *arguments)
     for (size_t row = 0; row < a->rows; row++) {
         size_t at = row * a->width;
         double mean = 0, square = 0;
+        const void *of = a->addend != NULL ? a->sum : a->x;
+        for (size_t i = at; a->addend != NULL && i < at + a->width; i++)
+            plx_ref_put(a->sum, a->type, i, plx_ref_get(a->x, a->type, i) + plx_ref_get(a->addend, a->type, i));
         if (a->layer) {
-            for (size_t i = 0; i < a->width; i++) mean += plx_ref_get(a->x, a->type, at + i);
+            for (size_t i = 0; i < a->width; i++) mean += plx_ref_get(of, a->type, at + i);
             mean /= (double)a->width;
         }
         for (size_t i = 0; i < a->width; i++) {
-            double x = plx_ref_get(a->x, a->type, at + i) - mean;
+            double x = plx_ref_get(of, a->type, at + i) - mean;
             square += x * x;
         }
         double rstd = 1 / sqrt(square / (double)a->width + a->epsilon);
         for (size_t i = 0; i < a->width; i++) {
-            double y = (plx_ref_get(a->x, a->type, at + i) - mean) * rstd * plx_ref_get(a->weight, a->type, i);
+            double y = (plx_ref_get(of, a->type, at + i) - mean) * rstd * plx_ref_get(a->weight, a->type, i);
             if (a->bias) y += plx_ref_get(a->bias, a->type, i);
             plx_ref_put(a->y, a->type, at + i, y);
         }

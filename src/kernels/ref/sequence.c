@@ -1,4 +1,4 @@
-/* sequence.c - tokens into a history, and within it. Copies of bytes: there is nothing to make faster. */
+/* sequence.c - tokens into a history, and within it. One row after the other. */
 #include "kernels/ref/ref.h"
 
 #include <string.h>
