@@ -380,8 +380,8 @@ plx_status plx_sample(plx_context *context, const plx_sampling *sampling, const 
 /* ---- text ---------------------------------------------------------------------------------------------- */
 
 typedef struct plx_tokenizer plx_tokenizer;
-/* "bytes" (ids 0-255 and 256, which begins each document), or the path of a tokenizer.json, or of a directory with one
- * (docs/tokenizers.md); a tokenizer_config.json beside it names the tokens that begin and end a text. Errors: ERROR_VALUE
+/* "bytes" (ids 0-255 and 256, which begins each document), or the path of a tokenizer.json, of a directory with one, or
+ * of a GGUF (docs/tokenizers.md); a tokenizer_config.json beside it names the tokens that begin and end a text. Errors: ERROR_VALUE
  * for a name that is neither; ERROR_FILE; ERROR_FORMAT and ERROR_UNSUPPORTED naming file and field. */
 plx_status plx_tokenizer_open(plx_context *context, const char *name, plx_tokenizer **tokenizer);
 void plx_tokenizer_free(plx_tokenizer *tokenizer);
@@ -412,6 +412,21 @@ void plx_text_free(plx_tokenizer *tokenizer, char *text);
 /* Writes tokenizer.json, and tokenizer_config.json where there was one, into a directory; nothing for "bytes".
  * ERROR_FILE. */
 plx_status plx_tokenizer_save(const plx_tokenizer *tokenizer, const char *directory);
+typedef struct plx_tokenizer_options {
+    size_t vocab_size;              /* 257 and more: the bytes, "<|endoftext|>" and what is made of pairs */
+    const char *text_field;         /* of JSON lines; NULL: "text" */
+    const char *document_separator; /* a line of plain text between documents; NULL: none */
+} plx_tokenizer_options;
+/* Makes a byte-level BPE vocabulary from text files (plain, .zst, .jsonl, .jsonl.zst), and writes it as a new directory
+ * with tokenizer.json and tokenizer_config.json, which the tokenizers package opens, too. The same texts give the same
+ * file. *made (may be NULL): the number of tokens, less than asked for where the text has no more pairs that stand there
+ * twice. Errors: ERROR_VALUE for the size; ERROR_EXISTS; ERROR_FILE and ERROR_FORMAT of the texts; PLX_CANCELLED. */
+plx_status plx_tokenizer_train(plx_context *context, const char *const *files, size_t count,
+                               const plx_tokenizer_options *options, const char *directory, size_t *made);
+/* The tokenizer that belongs to a model: "bytes" where its config says so, else the tokenizer.json beside it or what its
+ * GGUF holds; opened at the first call. The model's: not to be freed. ERROR_UNSUPPORTED where there is none; those of
+ * plx_tokenizer_open; ERROR_VALUE where it has more ids than the model. */
+plx_status plx_model_tokenizer(plx_model *model, plx_tokenizer **tokenizer);
 
 typedef struct plx_generate_options {
     size_t max_tokens;

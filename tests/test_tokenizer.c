@@ -431,6 +431,52 @@ static void test_exploding_pattern(void **state)
     plx_context_free(context);
 }
 
+/* A vocabulary made from text: the same twice, and one that reads back what it was made of. */
+static void test_trained(void **state)
+{
+    (void)state;
+    plx_context *context = test_context(1, NULL, NULL);
+    size_t bytes, made = 0, count, length;
+    char *text = long_text(&bytes), *first, *second, directory[2][256], *decoded;
+    const char *path = test_file("train.txt", text, bytes);
+    plx_tokenizer_options options = {.vocab_size = 500};
+    for (int i = 0; i < 2; i++) {
+        snprintf(directory[i], sizeof directory[i], "%s", test_path(i == 0 ? "first" : "second"));
+        expect_ok(context, plx_tokenizer_train(context, &path, 1, &options, directory[i], &made));
+        assert_int_equal(made, 500);
+    }
+    expect_error(context, PLX_ERROR_EXISTS, "there already",
+                 plx_tokenizer_train(context, &path, 1, &options, directory[0], &made));
+    first = test_read(test_path("first/tokenizer.json"), &count);
+    second = test_read(test_path("second/tokenizer.json"), &length);
+    assert_true(first != NULL && second != NULL && count == length && memcmp(first, second, count) == 0);
+    free(first);
+    free(second);
+    plx_tokenizer *tokenizer;
+    int32_t *tokens;
+    static const char sample[] = "the tokens of the text, don't 12 \xC3\xA9\xE4\xB8\xAD";
+    expect_ok(context, plx_tokenizer_open(context, directory[0], &tokenizer));
+    assert_int_equal(plx_tokenizer_vocab_size(tokenizer), 500);
+    assert_int_equal(plx_tokenizer_separator(tokenizer), 0);
+    expect_ok(context, plx_tokenizer_encode(tokenizer, sample, sizeof sample - 1, &tokens, &count));
+    assert_true(count < sizeof sample - 1);
+    expect_ok(context, plx_tokenizer_decode_text(tokenizer, tokens, count, &decoded, &length));
+    assert_string_equal(decoded, sample);
+    plx_text_free(tokenizer, decoded);
+    plx_tokens_free(tokenizer, tokens);
+    plx_tokenizer_free(tokenizer);
+    options.vocab_size = 100;
+    expect_error(context, PLX_ERROR_VALUE, "a vocabulary of 100 tokens",
+                 plx_tokenizer_train(context, &path, 1, &options, test_path("third"), &made));
+    /* "aaaa": the most frequent pair, then the pair of those; nothing is left that stands there twice. */
+    options.vocab_size = 300;
+    path = test_file("a.txt", "aaaa aaaa aaaa", 14);
+    expect_ok(context, plx_tokenizer_train(context, &path, 1, &options, test_path("third"), &made));
+    assert_int_equal(made, 260);
+    free(text);
+    plx_context_free(context);
+}
+
 /* Every allocation that can fail does, once; nothing is lost and the error is said. */
 static void test_memory(void **state)
 {
@@ -464,10 +510,10 @@ static void test_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden_ids),   cmocka_unit_test(test_pieces), cmocka_unit_test(test_ids),
-        cmocka_unit_test(test_invalid_utf8), cmocka_unit_test(test_saved),  cmocka_unit_test(test_arrays),
-        cmocka_unit_test(test_refused),      cmocka_unit_test(test_deep),   cmocka_unit_test(test_exploding_pattern),
-        cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_golden_ids),   cmocka_unit_test(test_pieces),  cmocka_unit_test(test_ids),
+        cmocka_unit_test(test_invalid_utf8), cmocka_unit_test(test_saved),   cmocka_unit_test(test_arrays),
+        cmocka_unit_test(test_refused),      cmocka_unit_test(test_deep),    cmocka_unit_test(test_exploding_pattern),
+        cmocka_unit_test(test_memory),       cmocka_unit_test(test_trained),
     };
     return cmocka_run_group_tests_name("tokenizer", tests, open_cases, close_cases);
 }

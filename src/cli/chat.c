@@ -147,14 +147,13 @@ static plx_status run(talk *now, const char *prompt, const plx_conversation_opti
     plx_model *model = NULL;
     plx_tokenizer *tokenizer = NULL;
     plx_status status = plx_model_load(cli->context, cli->arguments[0], NULL, &model);
-    if (status == PLX_OK) status = cli_open_tokenizer(cli, model, &tokenizer);
+    if (status == PLX_OK) status = plx_model_tokenizer(model, &tokenizer);
     if (status == PLX_OK) status = plx_conversation_create(model, tokenizer, options, &now->conversation);
     if (status == PLX_OK && now->terminal && !cli->quiet)
         fprintf(stderr, "%s, chat template %s; /help lists commands\n", cli->arguments[0],
                 plx_conversation_template(now->conversation));
     if (status == PLX_OK) status = prompt != NULL ? ask(now, prompt, strlen(prompt)) : converse(now);
     plx_conversation_free(now->conversation);
-    plx_tokenizer_free(tokenizer);
     plx_model_free(model);
     return status;
 }

@@ -463,15 +463,3 @@ void cli_release(plx_cli *cli)
     free(cli->arguments);
     cli->arguments = NULL;
 }
-
-plx_status cli_open_tokenizer(plx_cli *cli, plx_model *model, plx_tokenizer **tokenizer)
-{
-    json_t *config = json_loads(plx_model_config(model), 0, NULL);
-    const char *name = json_string_value(json_object_get(config, "tokenizer"));
-    plx_status status =
-        name != NULL ? plx_tokenizer_open(cli->context, name, tokenizer)
-                     : plx_fail(cli->context, PLX_ERROR_UNSUPPORTED,
-                                "this model has no tokenizer (it was made for a task), so it cannot write text");
-    json_decref(config);
-    return status;
-}

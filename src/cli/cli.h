@@ -40,6 +40,7 @@
     X(convert, "MODEL", "write a model in Plexus's layout, or in one that other programs open")              \
     X(plan, "RECIPE|MODEL", "parameters, flops and memory, without running anything")                        \
     X(bench, "[PATTERN]", "speed of every operation and implementation, beside its error")                   \
+    X(data, "tokenizer FILE...", "make a vocabulary from text")                                              \
     X(info, "", "this machine, its measured speed, and the kernels in use")
 
 typedef struct plx_cli {
@@ -117,8 +118,6 @@ bool cli_interrupted(void);
 void cli_forget_interruption(void);
 /* getline from stdin, which a signal ends as the end of the input does. */
 ssize_t cli_read_line(char **line, size_t *room);
-/* The model's tokenizer, the caller's; an error for the model of a task, which has none. */
-plx_status cli_open_tokenizer(plx_cli *cli, plx_model *model, plx_tokenizer **tokenizer);
 
 /* For main.c. */
 void cli_catch_signals(void);

@@ -55,7 +55,7 @@ static int generate(plx_cli *cli, const char *prompt, size_t prompt_bytes, plx_g
     plx_generated made = {0};
     int result;
     plx_status status = plx_model_load(cli->context, cli->arguments[0], NULL, &model);
-    if (status == PLX_OK) status = cli_open_tokenizer(cli, model, &tokenizer);
+    if (status == PLX_OK) status = plx_model_tokenizer(model, &tokenizer);
     if (status == PLX_OK && !cli->json) {
         options->piece = on_piece;
         options->user = cli;
@@ -70,7 +70,6 @@ static int generate(plx_cli *cli, const char *prompt, size_t prompt_bytes, plx_g
         result = cli_fail(cli, status);
     }
     if (model) plx_generated_free(model, &made);
-    plx_tokenizer_free(tokenizer);
     plx_model_free(model);
     return result;
 }

@@ -20,7 +20,7 @@ typedef struct plx_data plx_data;
 typedef struct plx_data_description {
     size_t vocab_size, sequence_length;
     bool task;
-    char tokenizer[64];     /* "bytes"; "" for tasks */
+    char tokenizer[1024];   /* "bytes" or a path; "" for tasks */
     int64_t separator;      /* -1 for tasks */
     double chance;          /* tasks: accuracy of guessing; else -1 */
 } plx_data_description;

@@ -73,11 +73,20 @@ static plx_status read_text(plx_keys *keys, plx_data_section *section)
     plx_tokenizer *tokenizer;
     plx_status status = plx_tokenizer_open(keys->context, section->tokenizer, &tokenizer);
     if (status == PLX_ERROR_VALUE)
-        return plx_keys_fail(keys, "tokenizer", "unknown tokenizer '%.64s'; there is: bytes", section->tokenizer);
+        return plx_keys_fail(keys, "tokenizer",
+                             "unknown tokenizer '%.64s'; there is: bytes, or the path of a tokenizer.json, of a directory "
+                             "with one, or of a GGUF",
+                             section->tokenizer);
     PLX_TRY(status);
     about->vocab_size = plx_tokenizer_vocab_size(tokenizer);
     about->separator = plx_tokenizer_separator(tokenizer);
     plx_tokenizer_free(tokenizer);
+    if (about->separator < 0 && !section->conversations)
+        return plx_keys_fail(keys, "tokenizer",
+                             "'%.200s' names no token that begins a document: give a bos_token in a tokenizer_config.json "
+                             "beside it",
+                             section->tokenizer);
+    if (strlen(section->tokenizer) >= sizeof about->tokenizer) return plx_keys_fail(keys, "tokenizer", "the path is too long");
     snprintf(about->tokenizer, sizeof about->tokenizer, "%s", section->tokenizer);
     return PLX_OK;
 }

@@ -39,15 +39,8 @@ typedef struct evaluation {
 static plx_status make(evaluation *made, size_t window)
 {
     plx_context *context = made->context;
-    const char *name = made->model->config.tokenizer;
-    if (!*name)
-        return plx_fail(context, PLX_ERROR_UNSUPPORTED,
-                        "this model has no tokenizer (it was made for a task), so it cannot score text");
-    PLX_TRY(plx_tokenizer_open(context, name, &made->tokenizer));
+    PLX_TRY(plx_model_tokenizer(made->model, &made->tokenizer));
     made->separator = plx_tokenizer_separator(made->tokenizer);
-    if (plx_tokenizer_vocab_size(made->tokenizer) > made->model->config.vocab_size)
-        return plx_fail(context, PLX_ERROR_VALUE, "the tokenizer has %zu ids, but the model only %zu",
-                        plx_tokenizer_vocab_size(made->tokenizer), made->model->config.vocab_size);
     made->window = window ? window : made->model->config.max_position_embeddings;
     if (made->window < 2 || made->window > WINDOW_MOST)
         return plx_fail(context, PLX_ERROR_VALUE, "a window is of 2 to %zu tokens, not %zu", WINDOW_MOST, made->window);
@@ -115,7 +108,7 @@ static plx_status read_text(evaluation *made, const char *path)
     plx_encoder encoder = plx_encoder_make(made->tokenizer);
     plx_status status = plx_text_next(reader, &piece, &more);
     while (status == PLX_OK && more) {
-        if (piece.starts && !first && made->separator >= 0) status = add(made, made->separator);
+        if (piece.starts && (!first || made->tokenizer->before_text >= 0) && made->separator >= 0) status = add(made, made->separator);
         first = false;
         if (status == PLX_OK) status = add_piece(made, &encoder, &piece);
         if (status == PLX_OK) status = plx_text_next(reader, &piece, &more);
@@ -151,6 +144,5 @@ plx_status plx_evaluate_file(plx_model *model, const char *path, size_t window, 
     plx_free(made.context, made.targets);
     plx_free(made.context, made.start);
     plx_free(made.context, made.mask);
-    plx_tokenizer_free(made.tokenizer);
     return status;
 }

@@ -47,6 +47,8 @@ static plx_status read_prompt(generation *made, const char *prompt, size_t bytes
     size_t count = 0;
     if (bytes > 0) PLX_TRY(plx_tokenizer_encode(made->tokenizer, prompt, bytes, &tokens, &count));
     plx_status status = PLX_OK;
+    int32_t before = plx_tokenizer_before_text(made->tokenizer);
+    if (before >= 0 && count > 0 && tokens[0] != before) status = add_token(made, before);
     for (size_t i = 0; i < count && status == PLX_OK; i++) status = add_token(made, tokens[i]);
     if (tokens) plx_tokens_free(made->tokenizer, tokens);
     if (status == PLX_OK && count == 0) {

@@ -129,7 +129,7 @@ static plx_status write_sample(plx_context *context, const plx_compare_options *
     generate.sampling.temperature = 0.8;
     generate.sampling.seed = run->seed;
     PLX_TRY(plx_model_load(context, run->directory, NULL, &model));
-    plx_status status = plx_tokenizer_open(context, model->config.tokenizer, &tokenizer);
+    plx_status status = plx_model_tokenizer(model, &tokenizer);
     if (status == PLX_OK)
         status =
             plx_generate(model, tokenizer, options->sample_prompt, strlen(options->sample_prompt), &generate, &text);
@@ -138,7 +138,6 @@ static plx_status write_sample(plx_context *context, const plx_compare_options *
         if (run->sample == NULL) status = plx_context_error(context)->code;
         plx_generated_free(model, &text);
     }
-    plx_tokenizer_free(tokenizer);
     plx_model_free(model);
     return status;
 }

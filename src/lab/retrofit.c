@@ -228,17 +228,15 @@ plx_status plx_retrofit_probe(plx_model *model, int32_t **tokens, size_t *count)
     int32_t *encoded = NULL;
     *tokens = plx_alloc_array(context, most, sizeof **tokens);
     if (*tokens == NULL) return PLX_ERROR_MEMORY;
-    plx_status status = PLX_OK;
-    if (config->tokenizer[0] != '\0') {
-        status = plx_tokenizer_open(context, config->tokenizer, &tokenizer);
-        if (status == PLX_OK)
-            status = plx_tokenizer_encode(tokenizer, probe_text, sizeof probe_text - 1, &encoded, &made);
-    }
+    plx_status status = plx_model_tokenizer(model, &tokenizer);
+    if (status == PLX_OK)
+        status = plx_tokenizer_encode(tokenizer, probe_text, sizeof probe_text - 1, &encoded, &made);
+    else if (status == PLX_ERROR_UNSUPPORTED)
+        status = PLX_OK; /* none: the ids are made up */
     *count = made > 0 && made < most ? made : most;
     for (size_t i = 0; i < *count; i++)
         (*tokens)[i] = i < made ? encoded[i] : (int32_t)((i * 2654435761u + i / 7) % config->vocab_size);
     if (encoded != NULL) plx_tokens_free(tokenizer, encoded);
-    plx_tokenizer_free(tokenizer);
     if (status != PLX_OK) {
         plx_free(context, *tokens);
         *tokens = NULL;

@@ -82,7 +82,16 @@ struct plx_model {
     void *gradients, *moments;   /* device memory, made by a trainer or plx_model_gradients; else NULL */
     void *final_in;         /* kept by forward */
     plx_norm_saved norm_saved;
+    char *tokenizer_name;      /* as plx_tokenizer_open takes it; NULL: config.tokenizer, or none */
+    plx_tokenizer *tokenizer;  /* NULL until it is asked for */
 };
+
+/* tokenizer.c. Names the tokenizer that goes with the model (not "bytes", which the config names). */
+plx_status plx_model_set_tokenizer(plx_model *model, const char *name);
+/* The one that lies with the model's files: in its directory, or in the file (a GGUF) where that is not NULL. */
+plx_status plx_model_find_tokenizer(plx_model *model, const char *directory, const char *file);
+plx_status plx_model_write_tokenizer(plx_model *model, const char *directory);
+void plx_model_free_tokenizer(plx_model *model);
 
 /* Makes layers and params of a parsed config (taken over) without memory for weights: names and shapes only. */
 plx_status plx_model_outline(plx_context *context, plx_config *config, plx_type type, plx_model **model);

@@ -213,6 +213,7 @@ void plx_model_free(plx_model *model)
     if (model == NULL) return;
     plx_context *context = model->context;
     plx_model_free_gradients(model);
+    plx_model_free_tokenizer(model);
     plx_device_free(context, model->weights);
     for (size_t i = 0; i < model->param_count; i++) plx_free(context, model->params[i]);
     plx_free(context, model->params);

@@ -36,6 +36,7 @@ plx_status plx_model_rebuild(plx_model *old, const json_t *config, uint64_t seed
         if (from != NULL) model->params[i]->type = from->type;
     }
     plx_status status = plx_model_allocate(model);
+    if (status == PLX_OK && old->tokenizer_name != NULL) status = plx_model_set_tokenizer(model, old->tokenizer_name);
     if (status == PLX_OK) status = plx_model_initialise(model, seed);
     for (size_t i = 0; status == PLX_OK && i < model->param_count; i++) {
         const plx_param *to = model->params[i], *from = same_in(old, to);

@@ -232,6 +232,7 @@ static plx_status write_model(plx_model *model, const char *directory, const plx
     for (size_t i = 0; i < model->param_count && status == PLX_OK; i++)
         status = add_output(model, family, type, model->params[i], &list);
     if (status == PLX_OK) status = write_configs(model, family, &list, directory);
+    if (status == PLX_OK) status = plx_model_write_tokenizer(model, directory);
     if (status == PLX_OK) status = write_tensors(context, &list, directory);
     plx_free(context, list.items);
     plx_free(context, list.entries);

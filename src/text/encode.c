@@ -90,7 +90,9 @@ static plx_status add_words(plx_pretrained *self, plx_text text, bool first, plx
     for (size_t i = 0; i < words->count; i++) {
         const char *word = text.bytes + words->items[i].begin;
         size_t bytes = words->items[i].end - words->items[i].begin;
-        if (self->words_at_metaspace)
+        if (self->on_word != NULL)
+            PLX_TRY(self->on_word(self->on_word_user, word, bytes));
+        else if (self->words_at_metaspace)
             PLX_TRY(add_metaspace_words(self, word, bytes, to));
         else
             PLX_TRY(add_word(self, word, bytes, to));

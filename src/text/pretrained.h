@@ -10,8 +10,8 @@
  *     model                      bpe.c, wordpiece.c: a word's tokens, kept in a cache (encode.c)
  *
  * A byte-level model's tokens are kept as the bytes they stand for, not as the characters that the file writes for
- * bytes, so that text needs no rewriting. read.c reads the normalizer, pre_tokenizer, decoder and post_processor,
- * pretrained.c the rest; decode.c makes the bytes of each token, once, when the file is opened. */
+ * bytes, so that text needs no rewriting. read.c reads the normalizer, pre_tokenizer and post_processor,
+ * read_model.c the model, pretrained.c the rest; decode.c makes the bytes of each token, once, when the file is opened. */
 #ifndef PLX_TEXT_PRETRAINED_H
 #define PLX_TEXT_PRETRAINED_H
 
@@ -221,6 +221,10 @@ struct plx_pretrained {
     plx_cached_word *cache; /* 1 << cache_bits */
     unsigned cache_bits;
 
+    /* Instead of encoding, hands each word over; may be NULL. For training a vocabulary. */
+    plx_status (*on_word)(void *user, const char *word, size_t bytes);
+    void *on_word_user;
+
     /* working memory */
     plx_text_buffer utf8, normal[2], splitted[2];
     plx_spans spans[2];
@@ -242,6 +246,12 @@ int32_t plx_pretrained_id(const plx_pretrained *self, const char *text, size_t b
 plx_status plx_read_normalizer(plx_pretrained *self, const plx_place *place, json_t *object);
 plx_status plx_read_splitter(plx_pretrained *self, const plx_place *place, json_t *object);
 plx_status plx_read_post_processor(plx_pretrained *self, const plx_place *place, json_t *object);
+
+/* The model, read_model.c: vocab is model's; strings: [ids or more], becomes each id's string as the file writes it. */
+plx_status plx_read_model(plx_pretrained *self, const plx_place *place, json_t *model, json_t *vocab, const char **strings,
+                          size_t ids);
+/* Checks an id and raises *ids, the number of ids, to one more than it. */
+plx_status plx_take_id(const plx_place *place, const char *key, json_t *value, size_t *ids);
 
 /* ---- decoding (decode.c) ---- */
 /* Fills self->decoded from every id's string as the file writes it; NULL where there is no such id. Special tokens get

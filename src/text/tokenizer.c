@@ -4,6 +4,7 @@
 #include "io/files.h"
 
 #include <string.h>
+#include <sys/stat.h>
 
 extern const plx_tokenizer_kind plx_tokenizer_bytes, plx_tokenizer_pretrained;
 
@@ -21,6 +22,15 @@ plx_status plx_tokenizer_make(plx_context *context, const plx_tokenizer_kind *ki
     return PLX_OK;
 }
 
+/* Whether the name is a file that does not end in .json. */
+static bool is_other_file(const char *name)
+{
+    struct stat about;
+    size_t length = strlen(name);
+    bool json = length > 5 && strcmp(name + length - 5, ".json") == 0;
+    return !json && stat(name, &about) == 0 && S_ISREG(about.st_mode);
+}
+
 plx_status plx_tokenizer_open(plx_context *context, const char *name, plx_tokenizer **tokenizer)
 {
     *tokenizer = NULL;
@@ -28,9 +38,10 @@ plx_status plx_tokenizer_open(plx_context *context, const char *name, plx_tokeni
     bool bytes = name != NULL && strcmp(name, plx_tokenizer_bytes.name) == 0;
     if (!bytes && (name == NULL || (strchr(name, '/') == NULL && !plx_file_exists(name))))
         return plx_fail(context, PLX_ERROR_VALUE,
-                        "unknown tokenizer '%.64s'; there is: bytes, or the path of a tokenizer.json or of a directory "
-                        "with one",
+                        "unknown tokenizer '%.64s'; there is: bytes, or the path of a tokenizer.json, of a directory with "
+                        "one, or of a GGUF",
                         name != NULL ? name : "");
+    if (!bytes && is_other_file(name)) return plx_tokenizer_from_gguf(context, name, tokenizer);
     PLX_TRY(plx_tokenizer_make(context, bytes ? &plx_tokenizer_bytes : &plx_tokenizer_pretrained, &self));
     plx_status status = self->kind->open(self, name);
     if (status == PLX_OK)

@@ -80,6 +80,8 @@ typedef struct plx_token_arrays {
     const char *chat_template;     /* or NULL */
 } plx_token_arrays;
 plx_status plx_tokenizer_from_arrays(plx_context *context, const plx_token_arrays *arrays, plx_tokenizer **tokenizer);
+/* The tokenizer inside a GGUF file. */
+plx_status plx_tokenizer_from_gguf(plx_context *context, const char *path, plx_tokenizer **tokenizer);
 /* A tokenizer of this kind with a cleared state, to be opened; for the kinds. Freed with plx_tokenizer_free. */
 plx_status plx_tokenizer_make(plx_context *context, const plx_tokenizer_kind *kind, plx_tokenizer **tokenizer);
 

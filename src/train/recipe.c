@@ -177,7 +177,7 @@ static plx_status build_config(const plx_recipe *recipe, plx_node **result)
         if (!completed[i].wanted || plx_node_find(config, completed[i].key) != NULL) continue;
         if (!add_number(context, config, completed[i].key, completed[i].value)) status = PLX_ERROR_MEMORY;
     }
-    if (status == PLX_OK && data->tokenizer[0] != '\0' && plx_node_find(config, "tokenizer") == NULL
+    if (status == PLX_OK && strcmp(data->tokenizer, "bytes") == 0 && plx_node_find(config, "tokenizer") == NULL
         && !add_child(config, make_node(context, PLX_NODE_STRING, "tokenizer", data->tokenizer, config))) {
         status = PLX_ERROR_MEMORY;
     }
@@ -218,8 +218,24 @@ static plx_status read_model(plx_recipe *recipe)
     return status;
 }
 
-/* model.from: reads the config of the model that the run begins with. Where the data section leaves them out, its tokenizer
- * becomes the data's and its positions, up to 512, the sequence_length. */
+/* What the data section leaves out, from the model that the run begins with, whose files are at `path`: its tokenizer, and
+ * its positions, up to 512, as the sequence_length. */
+static plx_status add_from_to_data(plx_recipe *recipe, const char *path)
+{
+    plx_context *context = recipe->context;
+    plx_node *data = (plx_node *)plx_recipe_section(recipe, "data");
+    if (data == NULL || data->kind != PLX_NODE_MAP || plx_node_find(data, "task") != NULL) return PLX_OK;
+    const plx_node *own = plx_node_find(recipe->from_config, "tokenizer");
+    bool bytes = own != NULL && own->kind == PLX_NODE_STRING && strcmp(own->text, "bytes") == 0, ok = true;
+    size_t positions = from_size(recipe, "max_position_embeddings", LENGTH_USUAL);
+    if (plx_node_find(data, "tokenizer") == NULL)
+        ok &= add_child(data, make_node(context, PLX_NODE_STRING, "tokenizer", bytes ? "bytes" : path, data));
+    if (plx_node_find(data, "sequence_length") == NULL)
+        ok &= add_number(context, data, "sequence_length", positions < LENGTH_USUAL ? positions : LENGTH_USUAL);
+    return ok ? PLX_OK : PLX_ERROR_MEMORY;
+}
+
+/* model.from: reads the config of the model that the run begins with. */
 static plx_status read_from(plx_recipe *recipe)
 {
     plx_context *context = recipe->context;
@@ -238,18 +254,12 @@ static plx_status read_from(plx_recipe *recipe)
         recipe->from_config = source.config;
         source.config = NULL;
     }
+    char *path = source.path; /* of the directory that a run's stands for */
+    source.path = NULL;
     plx_source_close(&source);
-    PLX_TRY(status);
-    plx_node *data = (plx_node *)plx_recipe_section(recipe, "data");
-    if (data == NULL || data->kind != PLX_NODE_MAP || plx_node_find(data, "task") != NULL) return PLX_OK;
-    const plx_node *own = plx_node_find(recipe->from_config, "tokenizer");
-    bool bytes = own != NULL && own->kind == PLX_NODE_STRING && strcmp(own->text, "bytes") == 0, ok = true;
-    size_t positions = from_size(recipe, "max_position_embeddings", LENGTH_USUAL);
-    if (plx_node_find(data, "tokenizer") == NULL)
-        ok &= add_child(data, make_node(context, PLX_NODE_STRING, "tokenizer", bytes ? "bytes" : recipe->from, data));
-    if (plx_node_find(data, "sequence_length") == NULL)
-        ok &= add_number(context, data, "sequence_length", positions < LENGTH_USUAL ? positions : LENGTH_USUAL);
-    return ok ? PLX_OK : PLX_ERROR_MEMORY;
+    if (status == PLX_OK) status = add_from_to_data(recipe, path);
+    plx_free(context, path);
+    return status;
 }
 
 /* ---- the other sections ---- */

@@ -466,6 +466,8 @@ static plx_status make_model(training *run, bool saved)
         PLX_TRY(begin_from(run, &options));
     else
         PLX_TRY(plx_model_create(run->context, recipe->config_text, &options, &run->model));
+    if (recipe->data.tokenizer[0] != '\0' && strcmp(recipe->data.tokenizer, "bytes") != 0)
+        PLX_TRY(plx_model_set_tokenizer(run->model, recipe->data.tokenizer));
     PLX_TRY(choose_parameters(run));
     PLX_TRY(freeze(run));
     PLX_TRY(plx_model_describe(run->model, &info));
