@@ -63,7 +63,7 @@ static void queries_set(queries *x, const work *w, const panel *q, float *memory
     }
 }
 
-/* A tile of keys, packed [keys][d], and where their gradients are summed, [keys][padded]. */
+/* A tile of keys, [keys] copy_stride(d) apart, and where their gradients are summed, [keys][padded]. */
 typedef struct keys {
     int64_t key, end;
     const float *k, *v;
@@ -115,14 +115,15 @@ static void multiply_change(const product *p)
 
 static void panel_tile(const queries *x, const keys *t, size_t d, size_t padded, float *p, float *ds)
 {
+    const size_t stride = copy_stride(d);
     float unused[PANEL] = {0};
     view view;
     view_set(&view, x->q, t->key, t->end, SPAN);
     for (size_t i = 0; i < view.count; i++) {
         const part *of = &view.parts[i];
         size_t row = (size_t)(of->key - t->key);
-        product s = {.a = t->k + row * d,
-                     .a_row = d,
+        product s = {.a = t->k + row * stride,
+                     .a_row = stride,
                      .a_step = 1,
                      .b = x->q_columns,
                      .b_row = PANEL,
@@ -138,15 +139,15 @@ static void panel_tile(const queries *x, const keys *t, size_t d, size_t padded,
                      .all = of->all,
                      .key = (int32_t)of->key};
         multiply_power(&s);
-        s.a = t->v + row * d;
+        s.a = t->v + row * stride;
         s.b = x->o_columns;
         s.p = s.c;
         s.c = ds + row * PANEL;
         s.minus = x->delta;
         multiply_change(&s);
-        multiply_add(&(product){.a = t->k + row * d,
+        multiply_add(&(product){.a = t->k + row * stride,
                                 .a_row = 1,
-                                .a_step = d,
+                                .a_step = stride,
                                 .b = s.c,
                                 .b_row = PANEL,
                                 .c = x->dq,
@@ -166,8 +167,8 @@ static void panel_tile(const queries *x, const keys *t, size_t d, size_t padded,
 static void backward_block(const work *w, size_t b, size_t g, size_t from, float *dk, float *dv, float *scratch)
 {
     const plx_attention_backward_args *a = w->a;
-    const size_t d = a->head_dim, padded = w->padded, row = a->kv_heads * d;
-    float *k = scratch, *v = k + KEYS * d, *p = v + KEYS * d, *ds = p + KEYS * PANEL;
+    const size_t d = a->head_dim, padded = w->padded, row = a->kv_heads * d, stride = copy_stride(d);
+    float *k = scratch, *v = k + KEYS * stride, *p = v + KEYS * stride, *ds = p + KEYS * PANEL;
     block block;
     queries of[PANELS];
     block_set(&block, &a->sequence, a->heads, a->kv_heads, a->window, b, g, from);
@@ -177,8 +178,8 @@ static void backward_block(const work *w, size_t b, size_t g, size_t from, float
         int64_t end = sooner(key + KEYS, block.end);
         size_t at = (b * a->sequence.length + (size_t)key) * row + g * d;
         keys t = {key, end, k, v, dk + (size_t)key * padded, dv + (size_t)key * padded};
-        copy_rows((const float *)a->k + at, row, (size_t)(end - key), d, k, d);
-        copy_rows((const float *)a->v + at, row, (size_t)(end - key), d, v, d);
+        copy_rows((const float *)a->k + at, row, (size_t)(end - key), d, k, stride);
+        copy_rows((const float *)a->v + at, row, (size_t)(end - key), d, v, stride);
         for (size_t i = 0; i < block.panels; i++) panel_tile(&of[i], &t, d, padded, p, ds);
     }
     for (size_t i = 0; i < block.panels; i++) {
@@ -248,7 +249,7 @@ plx_status PLX_CPU(plx_attention_backward)(plx_context *context, const void *arg
     w.padded = (d + PLX_VW - 1) / PLX_VW * PLX_VW;
     size_t wanted = (ENOUGH_JOBS + heads - 1) / heads, most = w.blocks / 2;
     if (wanted > 1 && most > 1) w.chunks = wanted < most ? wanted : most;
-    w.scratch_each = 2 * KEYS * (d + PANEL) + PANELS * queries_floats(&w);
+    w.scratch_each = 2 * KEYS * (copy_stride(d) + PANEL) + PANELS * queries_floats(&w);
     size_t sums = (w.chunks > 1 ? w.chunks * heads : threads) * 2 * T * w.padded;
     sums = (sums + PLX_VW - 1) / PLX_VW * PLX_VW; /* keeps the scratch behind it aligned */
     w.sums = plx_kernel_scratch(context, (sums + threads * w.scratch_each) * sizeof(float));

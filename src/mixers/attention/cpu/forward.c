@@ -58,7 +58,7 @@ static bool any_beyond(const float *sum, size_t lanes)
 typedef struct task {
     const panel *q;
     int64_t key;
-    size_t d;
+    size_t d, stride; /* of a row of k and v, and from row to row */
     const float *k, *v, *columns;
     float *p, *out, *top, *sum;
     view view;
@@ -70,8 +70,8 @@ static void task_scores(const task *t, void (*multiply)(const product *), float 
     for (size_t i = 0; i < t->view.count; i++) {
         const part *p = &t->view.parts[i];
         size_t row = (size_t)(p->key - t->key);
-        multiply(&(product){.a = t->k + row * t->d,
-                            .a_row = t->d,
+        multiply(&(product){.a = t->k + row * t->stride,
+                            .a_row = t->stride,
                             .a_step = 1,
                             .b = t->columns,
                             .b_row = PANEL,
@@ -112,9 +112,9 @@ static void task_run(const task *t)
     for (size_t i = 0; i < t->view.count; i++) {
         const part *p = &t->view.parts[i];
         size_t row = (size_t)(p->key - t->key);
-        multiply_add(&(product){.a = t->v + row * t->d,
+        multiply_add(&(product){.a = t->v + row * t->stride,
                                 .a_row = 1,
-                                .a_step = t->d,
+                                .a_step = t->stride,
                                 .b = t->p + row * PANEL,
                                 .b_row = PANEL,
                                 .c = t->out,
@@ -162,11 +162,11 @@ static void forward_block(void *argument, size_t index, int thread)
 {
     const work *w = argument;
     const plx_attention_args *a = w->a;
-    const size_t d = a->head_dim, G = a->kv_heads;
+    const size_t d = a->head_dim, G = a->kv_heads, stride = copy_stride(d);
     /* a head's blocks one after the other: its K and V stay near; the last see most keys: they go first */
     size_t chunk = index % w->chunks.count, number = w->blocks - 1 - index / w->chunks.count % w->blocks;
     size_t head = index / w->chunks.count / w->blocks, b = head / G, g = head % G;
-    float *k = w->scratch + (size_t)thread * w->scratch_each, *v = k + d * KEYS, *p = v + d * KEYS;
+    float *k = w->scratch + (size_t)thread * w->scratch_each, *v = k + stride * KEYS, *p = v + stride * KEYS;
     float *columns = p + PANEL * KEYS, *out = columns + d * QUERIES, *top = out + d * QUERIES, *sum = top + QUERIES;
     unsigned state = flush_denormals();
     block block;
@@ -184,12 +184,13 @@ static void forward_block(void *argument, size_t index, int thread)
         int64_t end = to - key < KEYS ? to : key + KEYS;
         const float *keys = (const float *)a->keys.data + plx_history_index(&a->keys, b, key) + g * d;
         const float *values = (const float *)a->values.data + plx_history_index(&a->values, b, key) + g * d;
-        copy_rows(keys, a->keys.width, (size_t)(end - key), d, k, d);
-        copy_rows(values, a->values.width, (size_t)(end - key), d, v, d);
+        copy_rows(keys, a->keys.width, (size_t)(end - key), d, k, stride);
+        copy_rows(values, a->values.width, (size_t)(end - key), d, v, stride);
         for (size_t i = 0; i < block.panels; i++) {
             task t = {.q = &block.panel[i],
                       .key = key,
                       .d = d,
+                      .stride = stride,
                       .k = k,
                       .v = v,
                       .columns = columns + i * d * PANEL,
@@ -214,7 +215,7 @@ plx_status PLX_CPU(plx_attention_forward)(plx_context *context, const void *argu
     work w = {.a = a};
     w.blocks = (a->sequence.length * group + QUERIES - 1) / QUERIES;
     size_t jobs = w.blocks * a->sequence.rows * a->kv_heads;
-    w.scratch_each = (2 * a->head_dim + PANEL) * KEYS + (2 * a->head_dim + 2) * QUERIES;
+    w.scratch_each = (2 * copy_stride(a->head_dim) + PANEL) * KEYS + (2 * a->head_dim + 2) * QUERIES;
     w.chunks = chunks_of(a, jobs, 256);
     size_t floats = (size_t)context->options.threads * w.scratch_each;
     w.scratch = plx_kernel_scratch(context, (floats + chunks_floats(&w.chunks)) * sizeof(float));

@@ -166,6 +166,10 @@ static void view_set(view *view, const panel *q, int64_t begin, int64_t end, int
     add_parts(view, q, to, view->end, step);
 }
 
+/* How far apart copied rows of d numbers lie: an odd number of cache lines, so that a column of them, which products
+ * with K^T and V^T read downwards, is spread over all sets of the first cache. */
+static size_t copy_stride(size_t d) { return ((d + 15) / 16 | 1) * 16; }
+
 /* Copies rows of d numbers that lie `stride` apart; `padded` apart in `to`. */
 static void copy_rows(const float *from, size_t stride, size_t rows, size_t d, float *to, size_t padded)
 {
