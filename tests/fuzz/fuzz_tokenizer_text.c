@@ -30,7 +30,7 @@ static void check(plx_tokenizer *tokenizer, const char *text, size_t bytes, bool
         if (plx_encoder_feed(&pieces, text + at, piece, at + piece == bytes) != PLX_OK) abort();
         at += piece;
     }
-    if (whole.count != pieces.count || (bytes > 0 && memcmp(whole.tokens, pieces.tokens, whole.count * 4) != 0))
+    if (whole.count != pieces.count || (whole.count > 0 && memcmp(whole.tokens, pieces.tokens, whole.count * 4) != 0))
         abort();
     if (plx_tokenizer_decode_text(tokenizer, whole.tokens, whole.count, &decoded, &count) != PLX_OK) abort();
     if (exact && is_utf8(text, bytes) && (count != bytes || memcmp(decoded, text, count) != 0)) abort();

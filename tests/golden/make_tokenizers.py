@@ -41,8 +41,8 @@ texts = fixed + [noise() for _ in range(40)] + sentences
 
 
 def bpe(tokenizer, special, size=480, alphabet=None, **options):
-    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=special, show_progress=False, limit_alphabet=150,
-                                  initial_alphabet=alphabet or [], **options)
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=special, show_progress=False,
+                                  limit_alphabet=len(alphabet) if alphabet else 150, initial_alphabet=alphabet or [], **options)
     tokenizer.train_from_iterator(corpus, trainer)
     return tokenizer
 
