@@ -343,14 +343,13 @@ static void check_tiles(sizes s, double size, uint64_t seed)
     run(reference, &f, PLX_F64, true);
     keep(&f, expected);
     keep(&f, rounded);
-    const int outputs = LSE + 1;
     rounded_operands(&f, rounded);
     f.bf16 = true;
     for (int i = 0; i < 2; i++) {
         if (tiled[i][0] == NULL) continue;
         for (int more = 0; more < 2; more++) {
             run(tiled[i][more], &f, PLX_F32, true);
-            for (int o = 0; o < outputs && more == 0; o++) {
+            for (int o = 0; o < OUTPUTS && more == 0; o++) {
                 double error = relative_error(f.result[o], expected[o], f.result_count[o]);
                 double alone = relative_error(rounded[o], expected[o], f.result_count[o]);
                 double most = 2 * alone + (o <= LSE ? 2e-6 : 1e-5);

@@ -4,6 +4,7 @@
 PLX_CPU_DECLARE(plx_simplicial_forward)
 PLX_CPU_DECLARE(plx_simplicial_backward)
 PLX_TILES_DECLARE(plx_simplicial_forward)
+PLX_TILES_DECLARE(plx_simplicial_backward)
 
 /* Visible (j,k) pairs of all queries and heads, one document a row. */
 static double pairs(const plx_simplicial_problem *p)
@@ -43,6 +44,11 @@ static bool tiles_forward(const void *arguments)
     return accepts_forward(arguments) && ((const plx_simplicial_forward_args *)arguments)->problem.bf16;
 }
 
+static bool tiles_backward(const void *arguments)
+{
+    return accepts_backward(arguments) && ((const plx_simplicial_backward_args *)arguments)->problem.bf16;
+}
+
 static const plx_kernel forward_kernels[] = {
     PLX_TILES_KERNEL(plx_simplicial_forward, tiles_forward)
     PLX_CPU_KERNELS(plx_simplicial_forward, accepts_forward)
@@ -51,7 +57,9 @@ static const plx_kernel forward_kernels[] = {
     {0},
 };
 static const plx_kernel backward_kernels[] = {
+    PLX_TILES_KERNEL(plx_simplicial_backward, tiles_backward)
     PLX_CPU_KERNELS(plx_simplicial_backward, accepts_backward)
+    PLX_TILES_EMULATED(plx_simplicial_backward, tiles_backward)
     {"ref", PLX_LEVEL_PORTABLE, NULL, plx_simplicial_backward_ref},
     {0},
 };

@@ -8,7 +8,9 @@
 #ifndef PLX_MIXERS_SIMPLICIAL_BF16_H
 #define PLX_MIXERS_SIMPLICIAL_BF16_H
 
+#ifndef LANES
 #define LANES 64
+#endif
 #include "mixers/simplicial/cpu/lanes.h"
 
 #include "kernels/amx/tile.h"
@@ -197,16 +199,18 @@ static inline size_t panel_most(const plx_simplicial_problem *p)
     return most;
 }
 
-/* X^T or Y^T [d][LANES] as right operands with depth l: tiles [lane tile][block]. Returns the largest magnitude as
- * panel_make does. */
-static inline float pair_components(const size_of_head *head, const block *at, const float *turned, uint32_t *tiles)
+/* factor * X^T or Y^T [d][LANES] as right operands with depth l: tiles [lane tile][block], zero beyond the lanes up to
+ * an even number of tiles. Returns the largest magnitude as panel_make does. */
+static inline float pair_components(const size_of_head *head, const block *at, const float *turned, float factor,
+                                    uint32_t *tiles)
 {
     vf top = vf_set(0);
     vi broken = {0};
-    for (size_t n = 0; n < at->vectors; n++)
+    for (size_t n = 0; n < round_to(at->vectors, 2); n++)
         for (size_t l = 0; l < head->depth; l += 2) {
-            vf even = l < head->d ? vf_load(turned + l * LANES + n * 16) : vf_set(0);
-            vf odd = l + 1 < head->d ? vf_load(turned + (l + 1) * LANES + n * 16) : vf_set(0);
+            vf even = vf_set(0), odd = vf_set(0);
+            if (n < at->vectors && l < head->d) even = vf_load(turned + l * LANES + n * 16) * vf_set(factor);
+            if (n < at->vectors && l + 1 < head->d) odd = vf_load(turned + (l + 1) * LANES + n * 16) * vf_set(factor);
             vi pairs = vf_bf16_pairs(even, odd);
             memcpy(tiles + n * head->blocks * TILE + l * 8, &pairs, 64);
             top = vf_max(vf_max(vf_abs(even), vf_abs(odd)), top);
@@ -250,6 +254,82 @@ static inline void store_unit(plx_tiles *tiles, float *s)
 {
     plx_tile_store(tiles, 4, s, 64);
     plx_tile_store(tiles, 5, s + TILE, 64);
+}
+
+/* C of up to four tiles below each other, in tiles 0 to 3: C = or += A B. A's tiles are a_tile numbers apart, their
+ * rows a_row bytes; C's c_tile words and c_row bytes. */
+typedef struct left_operand {
+    const uint16_t *data;
+    size_t tile, row;
+} left_operand;
+typedef struct sums_of_tiles {
+    float *data;
+    size_t tile, row;
+} sums_of_tiles;
+#define EACH_TILE(C, number, what)                                                                                     \
+    if ((C) > number) what;
+INLINE void begin_sums(plx_tiles *tiles, const size_t C, sums_of_tiles c, bool add)
+{
+    if (add) {
+        EACH_TILE(C, 0, plx_tile_load(tiles, 0, c.data, c.row))
+        EACH_TILE(C, 1, plx_tile_load(tiles, 1, c.data + c.tile, c.row))
+        EACH_TILE(C, 2, plx_tile_load(tiles, 2, c.data + 2 * c.tile, c.row))
+        EACH_TILE(C, 3, plx_tile_load(tiles, 3, c.data + 3 * c.tile, c.row))
+    } else {
+        EACH_TILE(C, 0, plx_tile_zero(tiles, 0))
+        EACH_TILE(C, 1, plx_tile_zero(tiles, 1))
+        EACH_TILE(C, 2, plx_tile_zero(tiles, 2))
+        EACH_TILE(C, 3, plx_tile_zero(tiles, 3))
+    }
+}
+INLINE void end_sums(plx_tiles *tiles, const size_t C, sums_of_tiles c)
+{
+    EACH_TILE(C, 0, plx_tile_store(tiles, 0, c.data, c.row))
+    EACH_TILE(C, 1, plx_tile_store(tiles, 1, c.data + c.tile, c.row))
+    EACH_TILE(C, 2, plx_tile_store(tiles, 2, c.data + 2 * c.tile, c.row))
+    EACH_TILE(C, 3, plx_tile_store(tiles, 3, c.data + 3 * c.tile, c.row))
+}
+#define ADD_TILE(C, number)                                                                                            \
+    if ((C) > number) {                                                                                                \
+        plx_tile_load(tiles, 7, a.data + number * a.tile, a.row);                                                      \
+        plx_tile_dot(tiles, number, 7, 6);                                                                             \
+    }
+/* One step of depth 32. */
+INLINE void add_step(plx_tiles *tiles, const size_t C, left_operand a, const uint32_t *right)
+{
+    plx_tile_load(tiles, 6, right, 64);
+    ADD_TILE(C, 0)
+    ADD_TILE(C, 1)
+    ADD_TILE(C, 2)
+    ADD_TILE(C, 3)
+}
+/* `steps` of them; a_step numbers and right_step words from one to the next. */
+INLINE void products_of(plx_tiles *tiles, const size_t C, sums_of_tiles c, bool add, left_operand a, size_t a_step,
+                        const uint32_t *right, size_t right_step, size_t steps)
+{
+    begin_sums(tiles, C, c, add);
+    for (size_t i = 0; i < steps; i++) {
+        add_step(tiles, C, a, right);
+        a.data += a_step;
+        right += right_step;
+    }
+    end_sums(tiles, C, c);
+}
+/* For any number of tiles. */
+static inline void products(plx_tiles *tiles, size_t count, sums_of_tiles c, bool add, left_operand a, size_t a_step,
+                            const uint32_t *right, size_t right_step, size_t steps)
+{
+    for (; count > 4; count -= 4) {
+        products_of(tiles, 4, c, add, a, a_step, right, right_step, steps);
+        c.data += 4 * c.tile;
+        a.data += 4 * a.tile;
+    }
+    switch (count) {
+    case 1: products_of(tiles, 1, c, add, a, a_step, right, right_step, steps); break;
+    case 2: products_of(tiles, 2, c, add, a, a_step, right, right_step, steps); break;
+    case 3: products_of(tiles, 3, c, add, a, a_step, right, right_step, steps); break;
+    case 4: products_of(tiles, 4, c, add, a, a_step, right, right_step, steps); break;
+    }
 }
 
 /* What bounds the rows that 16 lanes see, held in registers. */

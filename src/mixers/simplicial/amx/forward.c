@@ -46,8 +46,7 @@ INLINE void half_powers(const block *at, const powers how, const float *s, size_
 {
     lane_range range = range_of(at, lane);
     vf start = vf_load(m->start + lane), total = vf_load(m->total + lane);
-    UNROLL for (size_t r = from; r < from + UNIT / 2; r += 2)
-    {
+    for (size_t r = from; r < from + UNIT / 2; r += 2) {
         vf y0 = vf_load(s + r * 16), y1 = vf_load(s + r * 16 + 16);
         if (how != POWERS_ALL) {
             y0 = unit_visible(&range, row + r, y0);
@@ -67,44 +66,6 @@ static void half_powers_seldom(const block *at, bool careful, const float *s, si
         half_powers(at, POWERS_CAREFUL, s, from, lane, row, m, p);
     else
         half_powers(at, POWERS_MASKED, s, from, lane, row, m, p);
-}
-
-/* Sums of components C * 16 wide += V^T P^T of a unit. */
-#define ADD_COLUMN(C, number)                                                                                          \
-    if ((C) > number) {                                                                                                \
-        plx_tile_load(tiles, 7, v + number * 16 * v_row, v_row * 2);                                                   \
-        plx_tile_dot(tiles, number, 7, 6);                                                                             \
-    }
-INLINE void add_unit(plx_tiles *tiles, const size_t C, const uint16_t *v, size_t v_row, const uint32_t *p)
-{
-    plx_tile_load(tiles, 6, p, 64);
-    ADD_COLUMN(C, 0)
-    ADD_COLUMN(C, 1)
-    ADD_COLUMN(C, 2)
-    ADD_COLUMN(C, 3)
-}
-#define EACH_COLUMN(C, number, what)                                                                                   \
-    if ((C) > number) what;
-INLINE void begin_sums(plx_tiles *tiles, const size_t C, const float *o2, bool add)
-{
-    if (add) {
-        EACH_COLUMN(C, 0, plx_tile_load(tiles, 0, o2, 64))
-        EACH_COLUMN(C, 1, plx_tile_load(tiles, 1, o2 + TILE, 64))
-        EACH_COLUMN(C, 2, plx_tile_load(tiles, 2, o2 + 2 * TILE, 64))
-        EACH_COLUMN(C, 3, plx_tile_load(tiles, 3, o2 + 3 * TILE, 64))
-    } else {
-        EACH_COLUMN(C, 0, plx_tile_zero(tiles, 0))
-        EACH_COLUMN(C, 1, plx_tile_zero(tiles, 1))
-        EACH_COLUMN(C, 2, plx_tile_zero(tiles, 2))
-        EACH_COLUMN(C, 3, plx_tile_zero(tiles, 3))
-    }
-}
-INLINE void end_sums(plx_tiles *tiles, const size_t C, float *o2)
-{
-    EACH_COLUMN(C, 0, plx_tile_store(tiles, 0, o2, 64))
-    EACH_COLUMN(C, 1, plx_tile_store(tiles, 1, o2 + TILE, 64))
-    EACH_COLUMN(C, 2, plx_tile_store(tiles, 2, o2 + 2 * TILE, 64))
-    EACH_COLUMN(C, 3, plx_tile_store(tiles, 3, o2 + 3 * TILE, 64))
 }
 
 typedef struct rows_of_tile {
@@ -137,9 +98,10 @@ INLINE void do_rows(const size_t C, const size_of_head *head, const rows_of_tile
         else if (now)
             half_powers(at, POWERS_ALL, s, 0, lane, row, m, p);
         if (past) {
-            float *o2 = m->o2 + past_n * head->columns * TILE;
+            sums_of_tiles o2 = {m->o2 + past_n * head->columns * TILE, TILE, 64};
+            left_operand v = {m->v.turned + rows->first + past_u * UNIT, 16 * v_row, v_row * 2};
             if (past_u == 0) begin_sums(tiles, C, o2, rows->add);
-            add_unit(tiles, C, m->v.turned + rows->first + past_u * UNIT, v_row, m->p + (kept ? i - 2 : i % 2) * TILE);
+            add_step(tiles, C, v, m->p + (kept ? i - 2 : i % 2) * TILE);
             if (++past_u == units) {
                 end_sums(tiles, C, o2);
                 past_u = 0, past_n++;
@@ -157,20 +119,6 @@ INLINE void do_rows(const size_t C, const size_of_head *head, const rows_of_tile
     }
 }
 
-/* The columns from `column` on, which do_rows had no tiles for. */
-INLINE void do_columns(const size_t C, const size_of_head *head, const rows_of_tile *rows, size_t column, memory *m)
-{
-    size_t v_row = turned_row(m->v.count);
-    for (size_t n = 0; n < m->block.vectors; n++) {
-        float *o2 = m->o2 + (n * head->columns + column) * TILE;
-        begin_sums(&m->tiles, C, o2, rows->add);
-        for (size_t u = 0; u < rows->units; u++)
-            add_unit(&m->tiles, C, m->v.turned + column * 16 * v_row + rows->first + u * UNIT, v_row,
-                     m->p + (n * rows->units + u) * TILE);
-        end_sums(&m->tiles, C, o2);
-    }
-}
-
 static void do_tile(const size_of_head *head, const rows_of_tile *rows, memory *m)
 {
     switch (head->columns) {
@@ -179,12 +127,13 @@ static void do_tile(const size_of_head *head, const rows_of_tile *rows, memory *
     case 3: do_rows(3, head, rows, m); break;
     default: do_rows(4, head, rows, m); break;
     }
-    for (size_t column = 4; column < head->columns; column += 4) switch (head->columns - column) {
-        case 1: do_columns(1, head, rows, column, m); break;
-        case 2: do_columns(2, head, rows, column, m); break;
-        case 3: do_columns(3, head, rows, column, m); break;
-        default: do_columns(4, head, rows, column, m); break;
-        }
+    size_t v_row = turned_row(m->v.count);
+    left_operand v = {m->v.turned + 64 * v_row + rows->first, 16 * v_row, v_row * 2};
+    for (size_t n = 0; head->columns > 4 && n < m->block.vectors; n++) {
+        sums_of_tiles o2 = {m->o2 + (n * head->columns + 4) * TILE, TILE, 64};
+        products(&m->tiles, head->columns - 4, o2, rows->add, v, UNIT, m->p + n * rows->units * TILE, TILE,
+                 rows->units);
+    }
 }
 
 /* Rows from .. to - 1, whole units. */
@@ -277,7 +226,7 @@ static void do_block(const chunk *c, const size_of_head *head, const plx_simplic
     const plx_simplicial_problem *p = c->p;
     lanes_build_turned(c, at, p->q, c->k2_turned, p->form == PLX_SIMPLICIAL_DET,
                        (float)(p->scale * LOG2_E * (double)LOGIT_STEPS), m->x_turned);
-    bool careful = needs_care(head, m->largest_k, pair_components(head, at, m->x_turned, m->x));
+    bool careful = needs_care(head, m->largest_k, pair_components(head, at, m->x_turned, 1, m->x));
     do_all_rows(head, false, careful, m);
     bool fine = true;
     for (size_t i = 0; i < at->lanes; i++) fine &= m->total[i] < SUM_MOST;

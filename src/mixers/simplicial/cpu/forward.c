@@ -36,8 +36,7 @@ INLINE void score_tile(const size_t R, const size_t V, const block *at, operand 
             vf_select(lanes_visible(at, lane + v * PLX_VW, row + r), s[r][v], vf_set(-1e30f));
     }
     if (pass != PASS_NEXT) {
-        UNROLL for (size_t v = 0; v < V; v++)
-        {
+        UNROLL for (size_t v = 0; v < V; v++) {
             vf top = pass == PASS_FIRST ? s[0][v] : -minus[v];
             UNROLL for (size_t r = 0; r < R; r++) top = vf_max(top, s[r][v]);
             vf_store(m->minus_m + lane + v * PLX_VW, -top);
@@ -45,11 +44,9 @@ INLINE void score_tile(const size_t R, const size_t V, const block *at, operand 
         }
         if (pass == PASS_MAXIMUM) return;
     }
-    UNROLL for (size_t v = 0; v < V; v++)
-    {
+    UNROLL for (size_t v = 0; v < V; v++) {
         vf total = vf_load(m->total + lane + v * PLX_VW);
-        UNROLL for (size_t r = 0; r < R; r++)
-        {
+        UNROLL for (size_t r = 0; r < R; r++) {
             s[r][v] = tile_exp2(s[r][v]);
             total += s[r][v];
         }

@@ -42,8 +42,7 @@ INLINE void tile_products(const size_t R, const size_t V, operand a, const float
     for (size_t i = 0; i < depth; i++) {
         vf lanes[TILE_VECTORS];
         UNROLL for (size_t v = 0; v < V; v++) lanes[v] = vf_load(b + v * PLX_VW);
-        UNROLL for (size_t r = 0; r < R; r++)
-        {
+        UNROLL for (size_t r = 0; r < R; r++) {
             vf factor = vf_set(a.data[r * a.row]);
             UNROLL for (size_t v = 0; v < V; v++) sum[r][v] += factor * lanes[v];
         }
@@ -59,15 +58,15 @@ INLINE void tile_products(const size_t R, const size_t V, operand a, const float
         break;
 #define TILE_UP_TO_6(FUNCTION, V, ...)                                                                                 \
     TILE_CASE(FUNCTION, 1, V, __VA_ARGS__)                                                                             \
-    TILE_CASE(FUNCTION, 2, V, __VA_ARGS__) TILE_CASE(FUNCTION, 3, V, __VA_ARGS__)                                      \
-        TILE_CASE(FUNCTION, 4, V, __VA_ARGS__) TILE_CASE(FUNCTION, 5, V, __VA_ARGS__)                                  \
-            TILE_CASE(FUNCTION, 6, V, __VA_ARGS__)
+    TILE_CASE(FUNCTION, 2, V, __VA_ARGS__)                                                                             \
+    TILE_CASE(FUNCTION, 3, V, __VA_ARGS__) TILE_CASE(FUNCTION, 4, V, __VA_ARGS__)                                      \
+        TILE_CASE(FUNCTION, 5, V, __VA_ARGS__) TILE_CASE(FUNCTION, 6, V, __VA_ARGS__)
 #define TILE_UP_TO_12(FUNCTION, V, ...)                                                                                \
     TILE_UP_TO_6(FUNCTION, V, __VA_ARGS__)                                                                             \
     TILE_CASE(FUNCTION, 7, V, __VA_ARGS__)                                                                             \
-    TILE_CASE(FUNCTION, 8, V, __VA_ARGS__) TILE_CASE(FUNCTION, 9, V, __VA_ARGS__)                                      \
-        TILE_CASE(FUNCTION, 10, V, __VA_ARGS__) TILE_CASE(FUNCTION, 11, V, __VA_ARGS__)                                \
-            TILE_CASE(FUNCTION, 12, V, __VA_ARGS__)
+    TILE_CASE(FUNCTION, 8, V, __VA_ARGS__)                                                                             \
+    TILE_CASE(FUNCTION, 9, V, __VA_ARGS__) TILE_CASE(FUNCTION, 10, V, __VA_ARGS__)                                     \
+        TILE_CASE(FUNCTION, 11, V, __VA_ARGS__) TILE_CASE(FUNCTION, 12, V, __VA_ARGS__)
 #if TILE_VECTORS == 4
 #define TILE_CALL(FUNCTION, rows, vectors, ...)                                                                        \
     do {                                                                                                               \

@@ -1,0 +1,189 @@
+/* sums.h - the sums that backward makes over queries, and how they are shared out to threads.
+ *
+ * Tasks are fixed chunks of queries. Each has sums of its own for dk, dv (its queries and w1 before them) and dk', dv'
+ * (w2 before them), which are added in the order of the chunks: the answer is the same for any number of threads. The
+ * number of chunks is bounded, so memory stays linear in the length. */
+#ifndef PLX_MIXERS_SIMPLICIAL_SUMS_H
+#define PLX_MIXERS_SIMPLICIAL_SUMS_H
+
+#include "mixers/simplicial/cpu/lanes.h"
+
+#define CHUNKS_WANTED 64
+#define CHUNK_LEAST 32
+#define PARTIAL_MOST ((size_t)16 << 20) /* floats of private sums, above which fewer chunks are made */
+
+/* A task's private sums, in scratch shared by all threads. */
+typedef struct partial {
+    int64_t base1, base2;
+    size_t count1, count2;
+    float *dk, *dv;   /* [count1, width] */
+    float *dk2, *dv2; /* [count2, width] */
+} partial;
+
+typedef struct chunk_sums {
+    const plx_simplicial_backward_args *args;
+    size_t queries, chunks; /* of a chunk, of a row */
+    size_t tasks;           /* chunks of all rows and key/value heads */
+    size_t partial_floats;
+    partial *partials; /* [tasks] */
+    float *sums;
+} chunk_sums;
+
+/* Adds the private sums of one chunk's own tokens, chunks in their order; those of later queries reach back to them. */
+static inline void add_chunk(void *argument, size_t index, int thread)
+{
+    (void)thread;
+    const chunk_sums *j = argument;
+    const plx_simplicial_problem *p = &j->args->problem;
+    size_t d = p->head_dim, width = lanes_round(d), row = index / j->chunks, own = index % j->chunks;
+    size_t end = (own + 1) * j->queries < p->sequence.length ? (own + 1) * j->queries : p->sequence.length;
+    for (size_t t = own * j->queries; t < end; t++) {
+        size_t at = (row / p->kv_heads * p->sequence.length + t) * p->kv_heads * d + row % p->kv_heads * d;
+        float *dk = (float *)j->args->dk + at, *dv = (float *)j->args->dv + at;
+        float *dk2 = (float *)j->args->dk2 + at, *dv2 = (float *)j->args->dv2 + at;
+        for (size_t l = 0; l < d; l++) dk[l] = dv[l] = dk2[l] = dv2[l] = 0;
+        for (size_t other = own; other < j->chunks; other++) {
+            const partial *s = &j->partials[row * j->chunks + other];
+            bool seen1 = (int64_t)t >= s->base1, seen2 = (int64_t)t >= s->base2;
+            if (!seen1 && !seen2) break; /* what later chunks see begins later still */
+            size_t i1 = seen1 ? (size_t)((int64_t)t - s->base1) : 0, i2 = seen2 ? (size_t)((int64_t)t - s->base2) : 0;
+            for (size_t l = 0; seen1 && l < d; l++) dk[l] += s->dk[i1 * width + l];
+            for (size_t l = 0; seen1 && l < d; l++) dv[l] += s->dv[i1 * width + l];
+            for (size_t l = 0; seen2 && l < d; l++) dk2[l] += s->dk2[i2 * width + l];
+            for (size_t l = 0; seen2 && l < d; l++) dv2[l] += s->dv2[i2 * width + l];
+        }
+    }
+}
+
+/* Floats of private sums of a chunk of `queries`; `more`: tokens beyond those that it sees, to which sums are rounded.
+ */
+static inline size_t partial_floats(const plx_simplicial_problem *p, size_t queries, size_t more)
+{
+    size_t length = p->sequence.length;
+    return 2 * (lanes_reach(p->window1, queries, length) + more + lanes_reach(p->window2, queries, length)) *
+           lanes_round(p->head_dim);
+}
+
+/* How many chunks, by shape alone. */
+static inline void sums_divide(chunk_sums *j, const plx_simplicial_backward_args *args, size_t more)
+{
+    const plx_simplicial_problem *p = &args->problem;
+    size_t length = p->sequence.length, rows = p->sequence.rows * p->kv_heads;
+    size_t wanted = (CHUNKS_WANTED + rows - 1) / rows;
+    j->args = args;
+    for (;; wanted = (wanted + 1) / 2) {
+        j->queries = (length + wanted - 1) / wanted;
+        if (j->queries < CHUNK_LEAST) j->queries = CHUNK_LEAST;
+        j->chunks = (length + j->queries - 1) / j->queries;
+        j->tasks = rows * j->chunks;
+        j->partial_floats = partial_floats(p, j->queries < length ? j->queries : length, more);
+        if (wanted == 1 || j->tasks * j->partial_floats <= PARTIAL_MOST) break;
+    }
+}
+
+static inline chunk sums_chunk(const chunk_sums *j, size_t index)
+{
+    const plx_simplicial_problem *p = &j->args->problem;
+    size_t query = index % j->chunks * j->queries, row = index / j->chunks, length = p->sequence.length;
+    return lanes_chunk(p, row / p->kv_heads, row % p->kv_heads, 0, 1, query,
+                       query + j->queries < length ? query + j->queries : length);
+}
+
+/* The chunk's sums, all 0: of count1 tokens from base1 on, and of those of its panels of k2 and v2. */
+static inline partial *sums_begin(const chunk_sums *j, size_t index, const chunk *c, int64_t base1, size_t count1)
+{
+    partial *sums = &j->partials[index];
+    *sums = (partial){.base1 = base1, .base2 = c->base2, .count1 = count1, .count2 = c->count2};
+    sums->dk = j->sums + index * j->partial_floats;
+    sums->dv = sums->dk + count1 * c->width;
+    sums->dk2 = sums->dv + count1 * c->width;
+    sums->dv2 = sums->dk2 + c->count2 * c->width;
+    memset(sums->dk, 0, 2 * (count1 + c->count2) * c->width * sizeof(float));
+    return sums;
+}
+
+/* What scatter works in; of zeros at the start. */
+typedef struct scatter_memory {
+    float *q, *dout, *dq;                /* [width], of the (query, head) in work; q times the scale */
+    float *q_moved, *u_moved, *k2_moved; /* [2, width]: for det, the components moved round */
+} scatter_memory;
+#define SCATTER_FLOATS(width) (9 * (width))
+static inline scatter_memory scatter_begin(float *memory, size_t width)
+{
+    memset(memory, 0, SCATTER_FLOATS(width) * sizeof *memory);
+    return (scatter_memory){
+        memory, memory + width, memory + 2 * width, memory + 3 * width, memory + 5 * width, memory + 7 * width};
+}
+
+/* next[c] and after[c]: the components of a that in det's cross product stand in for c; 0 beyond the last whole chunk.
+ */
+static inline void move_round(const float *a, size_t d, float *next, float *after)
+{
+    for (size_t l = 0; l + 3 <= d; l += 3) {
+        next[l] = after[l + 2] = a[l + 1];
+        next[l + 1] = after[l] = a[l + 2];
+        next[l + 2] = after[l + 1] = a[l];
+    }
+    for (size_t l = d / 3 * 3; l < d; l++) next[l] = after[l] = 0;
+}
+
+/* out[c] += a * b, or with det += a_next * b_after - a_after * b_next. */
+INLINE void add_product(vf *out, bool det, const float *a, const float *a_moved, const float *b, const float *b_moved,
+                        size_t width, size_t l)
+{
+    if (!det)
+        *out += vf_load(a + l) * vf_load(b + l);
+    else
+        *out +=
+            vf_load(a_moved + l) * vf_load(b_moved + width + l) - vf_load(a_moved + width + l) * vf_load(b_moved + l);
+}
+
+/* What W and U [LANES, width] of a segment's lanes give: dq += scale * U o k' of its (query, head), dk' += scale * q o
+ * U and dv' += W * dO of the tokens k. */
+INLINE void scatter_form(const bool det, const chunk *c, const plx_simplicial_backward_args *args, const segment *s,
+                         const float *u_rows, const float *w_rows, double scale, const scatter_memory *m,
+                         const partial *sums)
+{
+    const plx_simplicial_problem *p = c->p;
+    const float *q = lanes_at(c, p->q, s->query, s->head), *dout = lanes_at(c, args->dout, s->query, s->head);
+    size_t width = c->width;
+    float factor = (float)scale;
+    for (size_t l = 0; l < c->d; l++) {
+        m->q[l] = q[l] * factor;
+        m->dout[l] = dout[l];
+    }
+    if (det) move_round(m->q, c->d, m->q_moved, m->q_moved + width);
+    if (s->first) memset(m->dq, 0, width * sizeof *m->dq);
+    for (size_t i = 0; i < s->count; i++) {
+        const float *u = u_rows + (s->lane + i) * width, *w = w_rows + (s->lane + i) * width;
+        const float *k2 = c->k2 + (s->k + i) * width;
+        float *dk2 = sums->dk2 + (s->k + i) * width, *dv2 = sums->dv2 + (s->k + i) * width;
+        if (det) {
+            move_round(u, c->d, m->u_moved, m->u_moved + width);
+            move_round(k2, c->d, m->k2_moved, m->k2_moved + width);
+        }
+        for (size_t l = 0; l < width; l += PLX_VW) {
+            vf to_v2 = vf_load(dv2 + l), to_k2 = vf_load(dk2 + l), to_q = vf_load(m->dq + l);
+            to_v2 += vf_load(w + l) * vf_load(m->dout + l);
+            add_product(&to_k2, det, m->q, m->q_moved, u, m->u_moved, width, l);
+            add_product(&to_q, det, u, m->u_moved, k2, m->k2_moved, width, l);
+            vf_store(dv2 + l, to_v2);
+            vf_store(dk2 + l, to_k2);
+            vf_store(m->dq + l, to_q);
+        }
+    }
+    float *dq = (float *)args->dq + (q - (const float *)p->q);
+    for (size_t l = 0; s->last && l < c->d; l++) dq[l] = m->dq[l] * factor;
+}
+
+static inline void scatter(const chunk *c, const plx_simplicial_backward_args *args, const segment *s,
+                           const float *u_rows, const float *w_rows, double scale, const scatter_memory *m,
+                           const partial *sums)
+{
+    if (c->p->form == PLX_SIMPLICIAL_DET)
+        scatter_form(true, c, args, s, u_rows, w_rows, scale, m, sums);
+    else
+        scatter_form(false, c, args, s, u_rows, w_rows, scale, m, sums);
+}
+
+#endif
