@@ -2,11 +2,10 @@
  * of operands those of bf16.h. P and dA leave the vector unit in two forms: in pairs of rows j, as right operands of
  * W^T += V^T P^T and U^T += K^T dA^T, and row by row, as left operands of dV += P^T Y and dK += dA^T X. In a row, the
  * numbers of two neighbouring lane tiles alternate, since that is two instructions away from the pairs. */
-#define LANES 128
 #include "mixers/simplicial/amx/bf16.h"
 #include "mixers/simplicial/cpu/sums.h"
 
-#define ROWS_OF_TILE 64 /* of j, whole units */
+#define ROWS_OF_TILE 128 /* of j, whole units */
 #define UNITS (ROWS_OF_TILE / UNIT)
 #define Y_FACTOR ((float)(LN_2 / (double)LOGIT_STEPS)) /* in dA, undoes what X carries */
 

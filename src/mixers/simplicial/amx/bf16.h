@@ -8,9 +8,7 @@
 #ifndef PLX_MIXERS_SIMPLICIAL_BF16_H
 #define PLX_MIXERS_SIMPLICIAL_BF16_H
 
-#ifndef LANES
-#define LANES 64
-#endif
+#define LANES 128
 #include "mixers/simplicial/cpu/lanes.h"
 
 #include "kernels/amx/tile.h"
