@@ -27,6 +27,7 @@ typedef struct plx_bench_case {
     const plx_op *op;              /* whose implementations are compared; NULL: `run` as the level of the context does */
     const plx_bench_shape *shapes; /* the default ones, ended by one of zeros */
     double tolerance;              /* of f32 results: largest difference from the reference over its largest value */
+    double bf16_factor;            /* of bf16 results: times what rounding the inputs alone costs; 0: twice */
     const char *convention;        /* how flops are counted: "4 d a visible pair"; NULL: none, bytes are */
     /* Asks for the arrays, writes problem->arguments and what else is below. */
     plx_status (*make)(plx_bench_problem *problem, const plx_bench_shape *shape);

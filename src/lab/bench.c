@@ -272,7 +272,7 @@ static plx_status check_all(bench *run, const plx_bench_case *about, const plx_b
         if (list[i].bf16 && *bf16_bound == 0) {
             status = reference_outputs(run, about, shape, true, &rounded);
             if (status != PLX_OK) break;
-            *bf16_bound = 2 * difference(&problem, &rounded, &reference);
+            *bf16_bound = (about->bf16_factor > 0 ? about->bf16_factor : 2) * difference(&problem, &rounded, &reference);
         }
         status = run_for_outputs(&problem, &list[i], &found);
         if (status == PLX_OK) list[i].error = difference(&problem, &found, &reference);

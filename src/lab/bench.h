@@ -4,7 +4,7 @@
  * Checks run on the shape that is timed where the reference is quick enough there; else on a smaller one (`checked`), and
  * then, at the full shape, all implementations must agree with the one of the lowest level. An implementation that is
  * wrong gets no speed. Results of f32 are off by at most the case's tolerance, those that round operands to bf16 by at
- * most twice what the reference itself is off by when its operands are rounded. */
+ * most twice (or the case's factor) what the reference itself is off by when its inputs are rounded. */
 #ifndef PLX_LAB_BENCH_H
 #define PLX_LAB_BENCH_H
 
