@@ -101,6 +101,7 @@ static const product products[] = {
     {64, 96, 512, 0, false, false, false, 0, PLX_F32},   {70, 257, 130, 0, false, true, true, 1, PLX_F32},
     {300, 40, 33, 3, false, true, false, 0.5, PLX_BF16}, {100, 33, 600, 0, true, false, false, 1, PLX_F32},
     {48, 64, 1100, 0, true, true, false, 0, PLX_F32},    {16, 20, 0, 0, false, true, true, 0, PLX_F32},
+    {40, 50, 2600, 1, true, false, false, 1, PLX_F32},   {33, 64, 2048, 0, false, false, false, 0.5, PLX_F32},
     {40, 40, 40, 5, false, false, true, 0.25, PLX_F16},  {520, 34, 64, 0, false, true, false, 0, PLX_F32},
 };
 

@@ -3,8 +3,9 @@
  * op(B) is packed once by all threads: panels of 32 columns, each a stack of pairs of tiles along k. A task is some
  * rows of C: it packs its rows of op(A) for DEPTH of k, then goes through panels and blocks of 32 x 32, which are four
  * tiles of sums. What the loads of tiles from L1 and L2 allow is the limit, so a block uses every tile twice, and DEPTH
- * is such that a block's operands stay in L1 and L2. An element's sum is taken over the same stretches of k in the same
- * order whatever rows and columns are computed with it. */
+ * is such that a block's operands stay in L1 and L2. Where C is small and k long, as in the weight gradients of narrow
+ * layers, tasks divide k: their parts of C are then summed in order. An element's sum is taken over the same stretches
+ * of k in the same order whatever rows and columns are computed with it. */
 #include "kernels/amx/tile.h"
 #include "kernels/cpu/product.h"
 
@@ -13,6 +14,8 @@
 #define TILE ((size_t)512)      /* numbers of a tile */
 #define DEPTH ((size_t)512)     /* of k that a task works on at a time */
 #define ROWS_MOST ((size_t)256) /* of a task */
+#define FEW_BLOCKS ((size_t)48) /* of C: k is divided */
+#define SHARES ((size_t)8)      /* into so many */
 
 typedef struct product {
     const plx_matmul_args *a;
@@ -21,7 +24,9 @@ typedef struct product {
     size_t left_size;     /* of a thread */
     size_t steps, panels; /* of all k; of all columns */
     size_t rows, columns; /* of a task: rows, panels */
-    size_t across;        /* tasks side by side */
+    size_t across, down;  /* tasks side by side, one below the other */
+    size_t share;         /* steps of k a task */
+    float *parts;         /* [shares][m][n]; NULL: into C */
 } product;
 
 /* Numbers k, k + 1, ... of an array of any type, 16 of them; 0 from `count` on. */
@@ -141,29 +146,33 @@ static void task(void *argument, size_t index, int thread)
 {
     const product *job = argument;
     const plx_matmul_args *a = job->a;
-    size_t row = index / job->across * job->rows, first = index % job->across * job->columns;
+    size_t row = index / job->across % job->down * job->rows, first = index % job->across * job->columns;
     size_t rows = a->m - row < job->rows ? a->m - row : job->rows;
     size_t end = job->panels - first < job->columns ? job->panels : first + job->columns;
+    size_t share = index / job->across / job->down, begin = share * job->share;
+    size_t last = job->steps - begin < job->share ? job->steps : begin + job->share;
     uint16_t *left = job->left + (size_t)thread * job->left_size;
     size_t column = first * SIDE, columns = (end * SIDE < a->n ? end * SIDE : a->n) - column;
-    float *c = (float *)a->c + row * a->ldc;
-    bool prepared = prepare(a, c + column, rows, column, columns);
+    float *c = job->parts == NULL ? (float *)a->c + row * a->ldc : job->parts + (share * a->m + row) * a->n;
+    size_t ldc = job->parts == NULL ? a->ldc : a->n;
+    bool prepared = job->parts == NULL && prepare(a, c + column, rows, column, columns);
+    bool add = prepared || (job->parts == NULL && a->beta != 0);
     plx_tiles memory, *tiles = &memory;
     plx_tiles_begin(tiles);
-    for (size_t from = 0; from < job->steps; from += DEPTH / STEP) {
-        size_t to = job->steps - from < DEPTH / STEP ? job->steps : from + DEPTH / STEP, steps = to - from;
-        bool read = prepared || from > 0 || a->beta != 0;
+    for (size_t from = begin; from < last; from += DEPTH / STEP) {
+        size_t to = last - from < DEPTH / STEP ? last : from + DEPTH / STEP, steps = to - from;
+        bool read = add || from > begin;
         pack_rows(job, row, rows, from, to, left);
         for (size_t panel = first; panel < end; panel++) {
             const uint16_t *right = job->right + (panel * job->steps + from) * 2 * TILE;
             size_t width = a->n - panel * SIDE < SIDE ? a->n - panel * SIDE : SIDE;
             for (size_t i = 0; i < rows; i += SIDE) {
                 const uint16_t *top = left + i / SIDE * steps * 2 * TILE;
-                float *corner = c + i * a->ldc + panel * SIDE;
+                float *corner = c + i * ldc + panel * SIDE;
                 if (width == SIDE && rows - i >= SIDE)
-                    block(tiles, top, right, steps, corner, a->ldc * sizeof *corner, read);
+                    block(tiles, top, right, steps, corner, ldc * sizeof *corner, read);
                 else
-                    block_at_edge(tiles, top, right, steps, corner, a->ldc, read, rows - i < SIDE ? rows - i : SIDE,
+                    block_at_edge(tiles, top, right, steps, corner, ldc, read, rows - i < SIDE ? rows - i : SIDE,
                                   width);
             }
         }
@@ -171,15 +180,23 @@ static void task(void *argument, size_t index, int thread)
     plx_tiles_end(tiles);
 }
 
-/* As many rows a task as give at least eight tasks, or else fewer panels. */
+/* As many rows a task as give at least eight tasks, or else fewer panels, or shares of k. x W^T is never divided in k:
+ * how would depend on the number of its rows. */
 static void choose_tasks(product *job)
 {
     const plx_matmul_args *a = job->a;
     job->rows = ROWS_MOST;
-    while (job->rows > SIDE && plx_parts(a->m, job->rows) < 8) job->rows /= 2;
-    size_t down = plx_parts(a->m, job->rows);
     job->columns = job->panels;
-    if (down < 8) job->columns = plx_parts(job->panels, plx_parts(8, down));
+    job->share = job->steps;
+    if ((a->transpose_a || !a->transpose_b) && a->bias == NULL && job->steps >= SHARES * DEPTH / STEP / 2 &&
+        plx_parts(a->m, SIDE) * job->panels <= FEW_BLOCKS)
+        job->share = plx_parts(job->steps, SHARES);
+    else {
+        while (job->rows > SIDE && plx_parts(a->m, job->rows) < 8) job->rows /= 2;
+        size_t down = plx_parts(a->m, job->rows);
+        if (down < 8) job->columns = plx_parts(job->panels, plx_parts(8, down));
+    }
+    job->down = plx_parts(a->m, job->rows);
     job->across = plx_parts(job->panels, job->columns);
 }
 
@@ -190,12 +207,18 @@ plx_status PLX_CPU(plx_matmul)(plx_context *context, const void *arguments)
     product job = {.a = a, .steps = plx_parts(a->k, STEP), .panels = plx_parts(a->n, SIDE)};
     choose_tasks(&job);
     job.left_size = plx_parts(job.rows, SIDE) * (DEPTH / STEP) * 2 * TILE;
-    size_t right = job.panels * job.steps * 2 * TILE;
-    job.right =
-        plx_kernel_scratch(context, (right + (size_t)context->options.threads * job.left_size) * sizeof *job.right);
+    size_t right = job.panels * job.steps * 2 * TILE, left = (size_t)context->options.threads * job.left_size;
+    size_t shares = job.share < job.steps ? plx_parts(job.steps, job.share) : 1;
+    size_t parts = shares > 1 ? shares * a->m * a->n : 0;
+    job.right = plx_kernel_scratch(context, (right + left) * sizeof *job.right + parts * sizeof *job.parts);
     if (job.right == NULL) return PLX_ERROR_MEMORY;
     job.left = job.right + right;
+    if (shares > 1) job.parts = (float *)(job.left + left);
     plx_parallel_for(context, job.panels, pack_panel, &job);
-    plx_parallel_for(context, plx_parts(a->m, job.rows) * job.across, task, &job);
+    plx_parallel_for(context, job.down * job.across * shares, task, &job);
+    if (shares > 1) {
+        product_parts sum = {a, job.parts, shares};
+        plx_parallel_for(context, a->m, product_sum_parts, &sum);
+    }
     return PLX_OK;
 }

@@ -98,20 +98,6 @@ static void task(void *argument, size_t index, int thread)
     } while (from < end);
 }
 
-/* A row of C = beta C + the parts, in order. */
-static void sum_task(void *argument, size_t row, int thread)
-{
-    (void)thread;
-    const gradient *job = argument;
-    const plx_matmul_args *a = job->a;
-    float *c = (float *)a->c + row * a->ldc;
-    for (size_t j = 0; j < a->n; j += PLX_VW) {
-        vf sum = a->beta == 0 ? vf_set(0) : vf_set((float)a->beta) * vf_next(c + j, a->n - j);
-        for (size_t s = 0; s < job->shares; s++) sum += vf_next(job->parts + (s * a->m + row) * a->n + j, a->n - j);
-        vf_put(c + j, sum, a->n - j);
-    }
-}
-
 /* The number of blocks is a power of two, for threads to have equally many. */
 static size_t block_of(size_t count, size_t unit, size_t most)
 {
@@ -147,6 +133,9 @@ plx_status PLX_CPU(plx_matmul_gradient)(plx_context *context, const plx_matmul_a
     }
     if (job.shares > 1) job.parts = job.memory + packed + bias;
     plx_parallel_for(context, job.down * job.across * job.shares, task, &job);
-    if (job.shares > 1) plx_parallel_for(context, a->m, sum_task, &job);
+    if (job.shares > 1) {
+        product_parts sum = {a, job.parts, job.shares};
+        plx_parallel_for(context, a->m, product_sum_parts, &sum);
+    }
     return PLX_OK;
 }

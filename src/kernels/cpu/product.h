@@ -193,6 +193,25 @@ static inline __attribute__((always_inline)) void product_rows(const float *left
 static inline size_t product_least(size_t a, size_t b) { return a < b ? a : b; }
 static inline size_t product_most(size_t a, size_t b) { return a > b ? a : b; }
 
+/* C = beta C + parts that shares of k gave, in order; index: a row. */
+typedef struct product_parts {
+    const plx_matmul_args *a;
+    const float *parts; /* [shares][m][n] */
+    size_t shares;
+} product_parts;
+static inline void product_sum_parts(void *argument, size_t row, int thread)
+{
+    (void)thread;
+    const product_parts *job = argument;
+    const plx_matmul_args *a = job->a;
+    float *c = (float *)a->c + row * a->ldc;
+    for (size_t j = 0; j < a->n; j += PLX_VW) {
+        vf sum = a->beta == 0 ? vf_set(0) : vf_set((float)a->beta) * vf_next(c + j, a->n - j);
+        for (size_t s = 0; s < job->shares; s++) sum += vf_next(job->parts + (s * a->m + row) * a->n + j, a->n - j);
+        vf_put(c + j, sum, a->n - j);
+    }
+}
+
 /* The products with a transposed A or a long k, matmul_gradient.c. */
 plx_status PLX_CPU(plx_matmul_gradient)(plx_context *context, const plx_matmul_args *a);
 
