@@ -63,7 +63,7 @@ INLINE void add_values(const int vectors, const float *p, const float *v, size_t
 static void query_keys(query *x, const float *k, size_t k_stride, const float *v, size_t v_stride, size_t count,
                        size_t d, size_t padded)
 {
-    float p[STEP];
+    float p[STEP] = {0}; /* all written below, which compilers without inlining do not see */
     dot_keys(x->q, k, k_stride, count, d, p);
     vf tops = vf_load(p), sums = vf_set(0.0f);
     for (size_t i = PLX_VW; i < count; i += PLX_VW) tops = vf_max(vf_load(p + i), tops);
