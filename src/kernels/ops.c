@@ -68,14 +68,17 @@ static bool accepts_tiles(const void *arguments)
 {
     return ((const plx_matmul_args *)arguments)->bf16 && accepts_product(arguments);
 }
-/* Of compilers' vectors OpenBLAS's kernels are the better half, where they keep what x W^T promises. */
+/* Below AVX-512 OpenBLAS's kernels are the faster ones (docs/results/cpu-kernels.md), but for x W^T, where they do not
+ * keep rows apart and decline. */
 static const plx_kernel matmul_kernels[] = {
     PLX_TILES_KERNEL(plx_matmul, accepts_tiles)
 #if defined(__x86_64__)
     {"avx512", PLX_LEVEL_AVX512, accepts_product, plx_matmul_avx512},
-    {"avx2", PLX_LEVEL_AVX2, accepts_product, plx_matmul_avx2},
 #endif
     {"blas", PLX_LEVEL_PORTABLE, plx_matmul_blas_accepts, plx_matmul_blas},
+#if defined(__x86_64__)
+    {"avx2", PLX_LEVEL_AVX2, accepts_product, plx_matmul_avx2},
+#endif
     {"portable", PLX_LEVEL_PORTABLE, accepts_product, plx_matmul_portable},
     PLX_TILES_EMULATED(plx_matmul, accepts_tiles)
     {"ref", PLX_LEVEL_PORTABLE, NULL, plx_matmul_ref},
