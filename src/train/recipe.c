@@ -504,7 +504,7 @@ json_t *plx_recipe_describe(const plx_recipe *recipe)
         "min_lr_ratio", options->min_lr_ratio, "weight_decay", options->weight_decay, "beta1", options->beta1,
         "beta2", options->beta2, "epsilon", options->epsilon, "grad_clip", options->grad_clip,
         "z_loss", options->z_loss);
-    json_t *more = json_pack("{s:I, s:I, s:I, s:I, s:I, s:s, s:I, s:s, s:I, s:I, s:o}",
+    json_t *more = json_pack("{s:I, s:I, s:I, s:I, s:I, s:s, s:I, s:s, s:I, s:I, s:o, s:o}",
         "seed", (json_int_t)recipe->seed, "eval_every", (json_int_t)recipe->eval_every,
         "eval_rows", (json_int_t)recipe->eval_rows, "save_every", (json_int_t)recipe->save_every,
         "sample_every", (json_int_t)recipe->sample_every, "sample_prompt", recipe->sample_prompt,

@@ -29,6 +29,7 @@ rm -r part/checkpoints/step-00000008 part/checkpoints/step-00000012
 echo step-00000004 >part/latest
 sed -i 's/"out": *"whole"/"out": "part"/' part/recipe.yaml 2>/dev/null
 expect "going on from step 4" 0 'done: step 12' sft "$run" part --lora-rank 4 --set train.save_every=4 --resume
+check "the resolved recipe says what is trained" grep -q "parameters: *\"\?adapter" whole/recipe.yaml
 check "it ends in the same weights" cmp whole/checkpoints/step-00000012/model.safetensors part/checkpoints/step-00000012/model.safetensors
 expect "the result is a model" 0 '' "$plexus" generate whole --prompt 'User: say 1' --max-tokens 4
 expect "epochs" 0 'done: step' "$plexus" sft "$run" --data talk.jsonl --out epochs --sequence-length 64 --batch-size 4 --epochs 2 --seed 3
