@@ -68,6 +68,7 @@ static plx_status remember(plx_conversation *made, plx_chat_role role, const cha
 
 static void forget(plx_conversation *made, size_t first, size_t count)
 {
+    if (count == 0) return;
     for (size_t i = first; i < first + count; i++) plx_free(made->context, (char *)(uintptr_t)made->messages[i].text);
     memmove(made->messages + first, made->messages + first + count,
             (made->count - first - count) * sizeof *made->messages);
