@@ -27,10 +27,12 @@ typedef struct plx_bench_case {
     const plx_op *op;              /* whose implementations are compared; NULL: `run` as the level of the context does */
     const plx_bench_shape *shapes; /* the default ones, ended by one of zeros */
     double tolerance;              /* of f32 results: largest difference from the reference over its largest value */
-    double bf16_factor;            /* of bf16 results: times what rounding the inputs alone costs; 0: twice */
     const char *convention;        /* how flops are counted: "4 d a visible pair"; NULL: none, bytes are */
     /* Asks for the arrays, writes problem->arguments and what else is below. */
     plx_status (*make)(plx_bench_problem *problem, const plx_bench_shape *shape);
+    /* What must come before a run and is not timed, as the implementation that follows does it: a forward before a
+     * backward, of the same precision. NULL: nothing. */
+    plx_status (*prepare)(plx_bench_problem *problem);
     plx_status (*run)(plx_bench_problem *problem);    /* NULL: the operation on the arguments */
     void (*release)(plx_bench_problem *problem);      /* of problem->own; may be NULL */
     const void *user;                                 /* for make and run */
@@ -94,6 +96,7 @@ plx_status plx_bench_make(plx_bench_problem *problem, plx_context *context, cons
                           const plx_bench_shape *shape, plx_type type, bool rounded, bool dry);
 /* Gives inputs their first numbers again and fills outputs with NaN. */
 plx_status plx_bench_refill(plx_bench_problem *problem);
+plx_status plx_bench_prepare(plx_bench_problem *problem);
 plx_status plx_bench_run(plx_bench_problem *problem);
 void plx_bench_free(plx_bench_problem *problem);
 

@@ -180,6 +180,11 @@ plx_status plx_bench_refill(plx_bench_problem *problem)
     return PLX_OK;
 }
 
+plx_status plx_bench_prepare(plx_bench_problem *problem)
+{
+    return problem->about->prepare != NULL ? problem->about->prepare(problem) : PLX_OK;
+}
+
 plx_status plx_bench_run(plx_bench_problem *problem)
 {
     if (problem->about->run != NULL) return problem->about->run(problem);

@@ -162,6 +162,7 @@ static plx_status run_for_outputs(plx_bench_problem *problem, const implementati
     problem->kernel = impl != NULL ? impl->name : NULL;
     if (problem->bf16 != NULL) *problem->bf16 = impl != NULL && impl->bf16;
     PLX_TRY(plx_bench_refill(problem));
+    PLX_TRY(plx_bench_prepare(problem));
     PLX_TRY(plx_bench_run(problem));
     return read_outputs(problem, all);
 }
@@ -272,7 +273,7 @@ static plx_status check_all(bench *run, const plx_bench_case *about, const plx_b
         if (list[i].bf16 && *bf16_bound == 0) {
             status = reference_outputs(run, about, shape, true, &rounded);
             if (status != PLX_OK) break;
-            *bf16_bound = (about->bf16_factor > 0 ? about->bf16_factor : 2) * difference(&problem, &rounded, &reference);
+            *bf16_bound = 2 * difference(&problem, &rounded, &reference);
         }
         status = run_for_outputs(&problem, &list[i], &found);
         if (status == PLX_OK) list[i].error = difference(&problem, &found, &reference);
@@ -320,6 +321,7 @@ static plx_status sample(plx_bench_problem *problem, implementation *impl, size_
 {
     problem->kernel = impl->name;
     if (problem->bf16 != NULL) *problem->bf16 = impl->bf16;
+    PLX_TRY(plx_bench_prepare(problem));
     problem->seconds = -1;
     double begin = plx_seconds(), own = 0;
     for (size_t i = 0; i < repeat; i++) {
