@@ -15,21 +15,6 @@
 
 #define SEPARATOR 256
 
-static plx_context *context;
-
-static int make_context(void **state)
-{
-    (void)state;
-    return plx_context_create(NULL, &context) == PLX_OK ? 0 : -1;
-}
-
-static int free_context(void **state)
-{
-    (void)state;
-    plx_context_free(context);
-    return 0;
-}
-
 /* ---- tokenizers ---- */
 
 static void test_tokenizer_bytes(void **state)
@@ -512,5 +497,5 @@ int main(void)
         cmocka_unit_test(test_packing),         cmocka_unit_test(test_held_out),
         cmocka_unit_test(test_short_texts),     cmocka_unit_test(test_allocation_failures),
     };
-    return cmocka_run_group_tests(tests, make_context, free_context);
+    return cmocka_run_group_tests(tests, open_context, close_context);
 }

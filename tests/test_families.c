@@ -15,20 +15,6 @@
 #define GOLDEN "tests/golden/families/"
 enum { VOCAB = 40, LENGTH = 44 };
 
-static plx_context *context;
-
-static int make_context(void **state)
-{
-    (void)state;
-    return plx_context_create(NULL, &context) == PLX_OK ? 0 : -1;
-}
-static int free_context(void **state)
-{
-    (void)state;
-    plx_context_free(context);
-    return 0;
-}
-
 static void golden_tokens(int32_t *tokens)
 {
     for (int i = 0; i < LENGTH; i++) tokens[i] = (i * i * 7 + i * 3 + 5) % VOCAB;
@@ -108,24 +94,23 @@ static const char *const directories[] = {"llama",        "llama-grouped",  "lla
                                           "gpt_neox",     "gpt_neox-serial"};
 static const char *const ggufs[] = {"llama.gguf", "llama3.gguf", "qwen2.gguf", "gpt_neox.gguf"};
 
+static void check_all(const char *const *names, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        char path[128];
+        snprintf(path, sizeof path, GOLDEN "%s", names[i]);
+        check_golden(path, names[i]);
+    }
+}
 static void test_directories(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < sizeof directories / sizeof *directories; i++) {
-        char path[128];
-        snprintf(path, sizeof path, GOLDEN "%s", directories[i]);
-        check_golden(path, directories[i]);
-    }
+    check_all(directories, sizeof directories / sizeof *directories);
 }
-
 static void test_ggufs(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < sizeof ggufs / sizeof *ggufs; i++) {
-        char path[128];
-        snprintf(path, sizeof path, GOLDEN "%s", ggufs[i]);
-        check_golden(path, ggufs[i]);
-    }
+    check_all(ggufs, sizeof ggufs / sizeof *ggufs);
 }
 
 /* Every packed type, bit for bit. */
@@ -371,5 +356,5 @@ int main(void)
         cmocka_unit_test(test_not_writable),    cmocka_unit_test(test_configs_accepted),
         cmocka_unit_test(test_configs_refused),
     };
-    return cmocka_run_group_tests(tests, make_context, free_context);
+    return cmocka_run_group_tests(tests, open_context, close_context);
 }

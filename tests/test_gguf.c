@@ -10,20 +10,6 @@
 #include <string.h>
 #include <unistd.h>
 
-static plx_context *context;
-
-static int make_context(void **state)
-{
-    (void)state;
-    return plx_context_create(NULL, &context) == PLX_OK ? 0 : -1;
-}
-static int free_context(void **state)
-{
-    (void)state;
-    plx_context_free(context);
-    return 0;
-}
-
 /* ---- a file being made ---- */
 
 typedef struct draft {
@@ -437,5 +423,5 @@ int main(void)
         cmocka_unit_test(test_other_types),   cmocka_unit_test(test_shortened),
         cmocka_unit_test(test_models),        cmocka_unit_test(test_allocation_failures),
     };
-    return cmocka_run_group_tests(tests, make_context, free_context);
+    return cmocka_run_group_tests(tests, open_context, close_context);
 }

@@ -16,21 +16,6 @@
 #include <unistd.h>
 #include <zstd.h>
 
-static plx_context *context;
-
-static int make_context(void **state)
-{
-    (void)state;
-    return plx_context_create(NULL, &context) == PLX_OK ? 0 : -1;
-}
-
-static int free_context(void **state)
-{
-    (void)state;
-    plx_context_free(context);
-    return 0;
-}
-
 /* ---- files ---- */
 
 static void test_file_read_and_write(void **state)
@@ -654,5 +639,5 @@ int main(void)
         cmocka_unit_test(test_text_long_lines),
         cmocka_unit_test(test_allocation_failures),
     };
-    return cmocka_run_group_tests(tests, make_context, free_context);
+    return cmocka_run_group_tests(tests, open_context, close_context);
 }

@@ -11,21 +11,7 @@
 
 #define ROWS 500
 
-static plx_context *context;
 static double skew = 1.25; /* how much more frequent than chance an answer may be; a random table is uneven by itself */
-
-static int make_context(void **state)
-{
-    (void)state;
-    return plx_context_create(NULL, &context) == PLX_OK ? 0 : -1;
-}
-
-static int free_context(void **state)
-{
-    (void)state;
-    plx_context_free(context);
-    return 0;
-}
 
 static plx_data *open_task(const char *yaml, uint64_t seed, plx_data_description *about)
 {
@@ -328,5 +314,5 @@ int main(void)
         cmocka_unit_test(test_xor3),     cmocka_unit_test(test_match3),  cmocka_unit_test(test_pairtable),
         cmocka_unit_test(test_registry),
     };
-    return cmocka_run_group_tests(tests, make_context, free_context);
+    return cmocka_run_group_tests(tests, open_context, close_context);
 }

@@ -3,8 +3,6 @@
 
 #include <stdio.h>
 
-#define NESTED_MOST 16
-
 /* ---- characters for bytes ---- */
 
 /* ByteLevel writes every byte as a character that can be seen: bytes that are printable characters of Latin-1 as
@@ -105,11 +103,11 @@ static plx_status read_metaspace(decoder *made, const plx_place *place, json_t *
     return plx_regex_open(place, "replacement", replacement, true, &step->replace.pattern);
 }
 
-static plx_status read_steps(decoder *made, const plx_place *place, json_t *object, int depth)
+static plx_status read_steps(void *user, const plx_place *place, json_t *object, int depth)
 {
+    decoder *made = user;
     int type;
-    if (depth > NESTED_MOST || made->count == PLX_STEPS_MOST)
-        return plx_place_fail(place, PLX_ERROR_UNSUPPORTED, NULL, "too many steps");
+    if (made->count == PLX_STEPS_MOST) return plx_place_fail(place, PLX_ERROR_UNSUPPORTED, NULL, "too many steps");
     PLX_TRY(
         plx_field_type(place, object, "ByteLevel|Replace|ByteFallback|Fuse|Strip|Metaspace|WordPiece|Sequence", &type));
     decoder_step *step = &made->steps[made->count];
@@ -133,18 +131,7 @@ static plx_status read_steps(decoder *made, const plx_place *place, json_t *obje
         return type == REPLACE ? read_replacement(made, place, object, step)
                                : read_metaspace(made, place, object, step);
     }
-    case SEQUENCE: {
-        json_t *list = NULL, *item;
-        size_t index;
-        PLX_TRY(plx_field_known(place, object, "type|decoders"));
-        PLX_TRY(plx_field_list(place, object, "decoders", &list));
-        json_array_foreach(list, index, item)
-        {
-            plx_place inside = plx_place_in(place, ".decoders[%zu]", index);
-            PLX_TRY(read_steps(made, &inside, item, depth + 1));
-        }
-        return PLX_OK;
-    }
+    case SEQUENCE: return plx_field_sequence(place, object, "decoders", read_steps, made, depth);
     }
     made->count++;
     return PLX_OK;

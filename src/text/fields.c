@@ -124,3 +124,22 @@ plx_status plx_field_known(const plx_place *place, json_t *object, const char *k
         place, PLX_ERROR_UNSUPPORTED, NULL, "the key '%.60s' is not known; known are: %s", key, keys);
     return PLX_OK;
 }
+
+plx_status plx_field_sequence(const plx_place *place, json_t *object, const char *key, plx_field_read read, void *user,
+                              int depth)
+{
+    enum { NESTED_MOST = 16 };
+    char known[64];
+    json_t *list = NULL, *item;
+    size_t index;
+    if (depth >= NESTED_MOST) return plx_place_fail(place, PLX_ERROR_FORMAT, NULL, "nested too deeply");
+    snprintf(known, sizeof known, "type|%s", key);
+    PLX_TRY(plx_field_known(place, object, known));
+    PLX_TRY(plx_field_list(place, object, key, &list));
+    json_array_foreach(list, index, item)
+    {
+        plx_place inside = plx_place_in(place, ".%s[%zu]", key, index);
+        PLX_TRY(read(user, &inside, item, depth + 1));
+    }
+    return PLX_OK;
+}

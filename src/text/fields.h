@@ -33,4 +33,10 @@ plx_status plx_field_type(const plx_place *place, json_t *object, const char *ch
 /* Refuses an object that is none, or that has a key beside "a|b|c": what it means is not known. */
 plx_status plx_field_known(const plx_place *place, json_t *object, const char *keys);
 
+/* Reads the members of a Sequence, {"type": "Sequence", KEY: [...]}, one after the other; `depth` is its own. One in more
+ * than 16 others is refused, which ends the recursion of a file made to exhaust the stack. */
+typedef plx_status (*plx_field_read)(void *user, const plx_place *place, json_t *object, int depth);
+plx_status plx_field_sequence(const plx_place *place, json_t *object, const char *key, plx_field_read read, void *user,
+                              int depth);
+
 #endif

@@ -1,8 +1,6 @@
 /* read.c - reading the normalizer, pre_tokenizer and post_processor of a tokenizer.json into steps. */
 #include "text/pretrained.h"
 
-#define NESTED_MOST 16
-
 /* The string of a pattern {"String": ...} or {"Regex": ...}. */
 static plx_status read_pattern(const plx_place *place, json_t *object, const char **text, bool *literal)
 {
@@ -58,27 +56,16 @@ static plx_status read_bert(const plx_place *place, json_t *object, plx_normaliz
     return plx_field_bool(place, object, "strip_accents", &step->strip_accents);
 }
 
-static plx_status read_normalizer(plx_pretrained *self, const plx_place *place, json_t *object, int depth)
+static plx_status read_normalizer(void *user, const plx_place *place, json_t *object, int depth)
 {
+    plx_pretrained *self = user;
     enum { SEQUENCE = PLX_NORMALIZE_BERT + 1 };
     int type;
     plx_normalizer *step = NULL;
-    if (depth > NESTED_MOST) return plx_place_fail(place, PLX_ERROR_FORMAT, NULL, "nested too deeply");
     PLX_TRY(plx_field_type(place, object,
                            "NFC|NFD|NFKC|NFKD|Lowercase|StripAccents|Strip|Prepend|Replace|BertNormalizer|Sequence",
                            &type));
-    if (type == SEQUENCE) {
-        json_t *list = NULL, *item;
-        size_t index;
-        PLX_TRY(plx_field_known(place, object, "type|normalizers"));
-        PLX_TRY(plx_field_list(place, object, "normalizers", &list));
-        json_array_foreach(list, index, item)
-        {
-            plx_place inside = plx_place_in(place, ".normalizers[%zu]", index);
-            PLX_TRY(read_normalizer(self, &inside, item, depth + 1));
-        }
-        return PLX_OK;
-    }
+    if (type == SEQUENCE) return plx_field_sequence(place, object, "normalizers", read_normalizer, self, depth);
     PLX_TRY(add_normalizer(self, place, &step));
     step->kind = (plx_normalizer_kind)type;
     if (type == PLX_NORMALIZE_BERT) return read_bert(place, object, step);
@@ -230,11 +217,11 @@ static plx_status read_delimiter(plx_pretrained *self, const plx_place *place, j
     return add_splitter(self, place, step, NULL);
 }
 
-static plx_status read_splitter(plx_pretrained *self, const plx_place *place, json_t *object, int depth)
+static plx_status read_splitter(void *user, const plx_place *place, json_t *object, int depth)
 {
+    plx_pretrained *self = user;
     enum { BYTE_LEVEL, SPLIT, DIGITS, WHITESPACE, WHITESPACE_SPLIT, PUNCTUATION, BERT, METASPACE, DELIMITER, SEQUENCE };
     int type;
-    if (depth > NESTED_MOST) return plx_place_fail(place, PLX_ERROR_FORMAT, NULL, "nested too deeply");
     PLX_TRY(plx_field_type(place, object,
                            "ByteLevel|Split|Digits|Whitespace|WhitespaceSplit|Punctuation|BertPreTokenizer|Metaspace|"
                            "CharDelimiterSplit|Sequence",
@@ -267,16 +254,7 @@ static plx_status read_splitter(plx_pretrained *self, const plx_place *place, js
         return read_chars(self, place, is_punctuation, behavior);
     }
     }
-    json_t *list = NULL, *item;
-    size_t index;
-    PLX_TRY(plx_field_known(place, object, "type|pretokenizers"));
-    PLX_TRY(plx_field_list(place, object, "pretokenizers", &list));
-    json_array_foreach(list, index, item)
-    {
-        plx_place inside = plx_place_in(place, ".pretokenizers[%zu]", index);
-        PLX_TRY(read_splitter(self, &inside, item, depth + 1));
-    }
-    return PLX_OK;
+    return plx_field_sequence(place, object, "pretokenizers", read_splitter, self, depth);
 }
 
 plx_status plx_read_splitter(plx_pretrained *self, const plx_place *place, json_t *object)
@@ -344,26 +322,17 @@ static plx_status read_pair(plx_pretrained *self, const plx_place *place, json_t
     return PLX_OK;
 }
 
-static plx_status read_post_processor(plx_pretrained *self, const plx_place *place, json_t *object, int depth)
+static plx_status read_post_processor(void *user, const plx_place *place, json_t *object, int depth)
 {
+    plx_pretrained *self = user;
     enum { BYTE_LEVEL, TEMPLATE, ROBERTA, BERT, SEQUENCE };
     int type;
-    if (depth > NESTED_MOST) return plx_place_fail(place, PLX_ERROR_FORMAT, NULL, "nested too deeply");
     PLX_TRY(
         plx_field_type(place, object, "ByteLevel|TemplateProcessing|RobertaProcessing|BertProcessing|Sequence", &type));
     if (type == BYTE_LEVEL) return plx_field_known(place, object, "type|add_prefix_space|trim_offsets|use_regex");
     if (type == TEMPLATE) return read_template(self, place, object);
     if (type != SEQUENCE) return read_pair(self, place, object);
-    json_t *list = NULL, *item;
-    size_t index;
-    PLX_TRY(plx_field_known(place, object, "type|processors"));
-    PLX_TRY(plx_field_list(place, object, "processors", &list));
-    json_array_foreach(list, index, item)
-    {
-        plx_place inside = plx_place_in(place, ".processors[%zu]", index);
-        PLX_TRY(read_post_processor(self, &inside, item, depth + 1));
-    }
-    return PLX_OK;
+    return plx_field_sequence(place, object, "processors", read_post_processor, self, depth);
 }
 
 plx_status plx_read_post_processor(plx_pretrained *self, const plx_place *place, json_t *object)

@@ -8,15 +8,31 @@
 #include <string.h>
 #include <unistd.h>
 
+plx_context *context;
+
+int open_context(void **state)
+{
+    (void)state;
+    return plx_context_create(NULL, &context) == PLX_OK ? 0 : -1;
+}
+
+int close_context(void **state)
+{
+    (void)state;
+    plx_context_free(context);
+    context = NULL;
+    return 0;
+}
+
 static char directory[64];
 static long owner;
 
 static void clean_up(void)
 {
-    plx_context *context = NULL;
-    if (getpid() != owner || plx_context_create(NULL, &context) != PLX_OK) return;
-    plx_directory_remove(context, directory);
-    plx_context_free(context);
+    plx_context *own = NULL;
+    if (getpid() != owner || plx_context_create(NULL, &own) != PLX_OK) return;
+    plx_directory_remove(own, directory);
+    plx_context_free(own);
 }
 
 const char *test_path(const char *name)

@@ -12,6 +12,11 @@ const char *test_file(const char *name, const void *data, size_t bytes);
 /* Text of a file, NUL-terminated, freed with free; NULL when it cannot be read. */
 char *test_read(const char *path, size_t *bytes);
 
+/* For programs whose tests share one context with default options: cmocka group fixtures, and it. */
+extern plx_context *context;
+int open_context(void **state);
+int close_context(void **state);
+
 /* Fails the test unless the expression gives this status and a message of one line that contains the text. */
 #define expect_error(context, code_, text_, expression) \
     do { \

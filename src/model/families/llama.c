@@ -22,32 +22,17 @@
 static const plx_family_name llama_names[] = LLAMA_NAMES(PLX_ROWS_INTERLEAVED);
 static const plx_family_name qwen2_names[] = LLAMA_NAMES(PLX_ROWS_SAME);
 
+#define LLAMA_KEYS(positions)                                                                                          \
+    {"vocab_size", "vocab_size", NULL}, {"hidden_size", "hidden_size", NULL},                                          \
+        {"intermediate_size", "intermediate_size", NULL}, {"num_attention_heads", "num_attention_heads", NULL},        \
+        {"num_key_value_heads", "num_key_value_heads", ""}, {"head_dim", "head_dim", ""},                              \
+        {"max_position_embeddings", "max_position_embeddings", positions}, {"rms_norm_eps", "norm_eps", "1e-6"},       \
+    {                                                                                                                  \
+        "tie_word_embeddings", "tie_word_embeddings", "false"                                                          \
+    }
 static const plx_family_key llama_keys[] = {
-    {"vocab_size", "vocab_size", NULL},
-    {"hidden_size", "hidden_size", NULL},
-    {"intermediate_size", "intermediate_size", NULL},
-    {"num_attention_heads", "num_attention_heads", NULL},
-    {"num_key_value_heads", "num_key_value_heads", ""},
-    {"head_dim", "head_dim", ""},
-    {"max_position_embeddings", "max_position_embeddings", "2048"},
-    {"rms_norm_eps", "norm_eps", "1e-6"},
-    {"tie_word_embeddings", "tie_word_embeddings", "false"},
-    {"attention_bias", "attention_bias", "false"},
-    {"mlp_bias", "mlp_bias", "false"},
-    {0},
-};
-static const plx_family_key qwen2_keys[] = {
-    {"vocab_size", "vocab_size", NULL},
-    {"hidden_size", "hidden_size", NULL},
-    {"intermediate_size", "intermediate_size", NULL},
-    {"num_attention_heads", "num_attention_heads", NULL},
-    {"num_key_value_heads", "num_key_value_heads", ""},
-    {"head_dim", "head_dim", ""},
-    {"max_position_embeddings", "max_position_embeddings", "32768"},
-    {"rms_norm_eps", "norm_eps", "1e-6"},
-    {"tie_word_embeddings", "tie_word_embeddings", "false"},
-    {0},
-};
+    LLAMA_KEYS("2048"), {"attention_bias", "attention_bias", "false"}, {"mlp_bias", "mlp_bias", "false"}, {0}};
+static const plx_family_key qwen2_keys[] = {LLAMA_KEYS("32768"), {0}};
 static const plx_family_key gguf_keys[] = {
     {"embedding_length", "hidden_size", NULL},
     {"feed_forward_length", "intermediate_size", NULL},
