@@ -428,25 +428,42 @@ plx_status plx_tokenizer_train(plx_context *context, const char *const *files, s
  * plx_tokenizer_open; ERROR_VALUE where it has more ids than the model. */
 plx_status plx_model_tokenizer(plx_model *model, plx_tokenizer **tokenizer);
 
+struct plx_generated;
 typedef struct plx_generate_options {
     size_t max_tokens;
     plx_sampling sampling;
     bool stop_at_separator;    /* end at the tokenizer's separator */
-    /* Called with each piece of text as it is made; a piece never ends inside a UTF-8 character, so one that the
-     * last token leaves unfinished is in the result only. May be NULL. */
+    size_t together;           /* plx_generate_batch: prompts in work at a time; 0: 8 */
+    /* plx_generate: called with each piece of text as it is made; a piece never ends inside a UTF-8 character, so one
+     * that the last token leaves unfinished is in the result only. May be NULL. */
     void (*piece)(void *user, const char *text, size_t bytes);
+    /* plx_generate_batch: called for each prompt that is done, in the order in which they are. May be NULL. */
+    void (*finished)(void *user, size_t index, const struct plx_generated *result);
     void *user;
 } plx_generate_options;
 plx_generate_options plx_generate_defaults(void); /* 256 tokens */
 typedef struct plx_generated {
     char *text;                /* without the prompt; a 0 follows it; freed with plx_generated_free */
     size_t bytes, tokens;
-    double seconds;            /* of decoding */
+    size_t read;               /* tokens of the prompt */
+    double read_seconds;       /* until the first token could be chosen, */
+    double seconds;            /* and from then to the last; in a batch, other prompts' steps count too */
 } plx_generated;
 /* Text that goes on from the prompt; an empty one stands for the beginning of a document. The model's length does
  * not limit it. options may be NULL. PLX_CANCELLED: what was made so far went to `piece` only. */
 plx_status plx_generate(plx_model *model, plx_tokenizer *tokenizer, const char *prompt, size_t prompt_bytes,
                         const plx_generate_options *options, plx_generated *result);
+typedef struct plx_prompt {
+    const char *text;
+    size_t bytes;              /* 0: the beginning of a document */
+} plx_prompt;
+/* The same for `count` prompts into results[count], in their order. They are worked on together, options->together at a
+ * time, each in a slot of one session; the state takes so many times what the longest prompt and max_tokens need. Prompt
+ * i draws with the seed options->sampling.seed + i and writes what it would alone with that seed: logits are equal up to
+ * the rounding of sums over earlier tokens (1e-5 of their norm), so that a text differs only where two choices are that
+ * close. On failure no result is kept; those that `finished` was called for were whole. */
+plx_status plx_generate_batch(plx_model *model, plx_tokenizer *tokenizer, const plx_prompt *prompts, size_t count,
+                              const plx_generate_options *options, plx_generated *results);
 /* Frees the text of a result, also of one that is all 0. The model is the one that made it. */
 void plx_generated_free(plx_model *model, plx_generated *result);
 

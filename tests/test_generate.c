@@ -302,6 +302,107 @@ static void test_generate_cases(void **state)
         if (mixer_is_tested(plx_mixers[m]->name)) generation_of_case(plx_mixers[m]->name, plx_mixers[m]->cases[0]);
 }
 
+/* ---- several prompts ---- */
+
+#define PROMPTS 11
+
+typedef struct finishings {
+    size_t count;
+    bool seen[PROMPTS];
+} finishings;
+
+static void on_finished(void *user, size_t index, const plx_generated *result)
+{
+    finishings *to = user;
+    assert_true(index < PROMPTS && !to->seen[index] && result->text != NULL);
+    to->seen[index] = true;
+    to->count++;
+}
+
+/* Prompts of unequal length, an empty one and one of several chunks among them, write together what each writes alone. */
+static void batch_of_case(const char *mixer, const char *layer_case)
+{
+    static const size_t lengths[PROMPTS] = {5, 0, 1, 290, 17, 16, 3, 40, 41, 2, 5};
+    static char text[PROMPTS][300];
+    plx_context *context = test_context(1, NULL, NULL);
+    char *config = test_config(mixer, layer_case, 2, "\"vocab_size\": 257, \"tokenizer\": \"bytes\"");
+    plx_model *model = test_model(context, config, PLX_F32, 3);
+    plx_tokenizer *tokenizer;
+    plx_prompt prompts[PROMPTS];
+    plx_generated alone, together[PROMPTS];
+    plx_random random;
+    plx_random_init(&random, 5, 1);
+    for (size_t i = 0; i < PROMPTS; i++) {
+        for (size_t t = 0; t < lengths[i]; t++) text[i][t] = (char)plx_random_below(&random, 256);
+        prompts[i] = (plx_prompt){text[i], lengths[i]};
+    }
+    expect_ok(context, plx_tokenizer_open(context, "bytes", &tokenizer));
+    plx_generate_options options = plx_generate_defaults();
+    options.max_tokens = 7;
+    for (int greedy = 0; greedy < 2; greedy++) {
+        options.sampling.temperature = greedy ? 0 : 1;
+        options.together = greedy ? 4 : 3;
+        finishings done = {0};
+        options.sampling.seed = 20;
+        options.finished = on_finished;
+        options.user = &done;
+        expect_ok(context, plx_generate_batch(model, tokenizer, prompts, PROMPTS, &options, together));
+        assert_int_equal(done.count, PROMPTS);
+        for (size_t i = 0; i < PROMPTS; i++) {
+            options.sampling.seed = 20 + i;
+            expect_ok(context, plx_generate(model, tokenizer, text[i], lengths[i], &options, &alone));
+            assert_int_equal(together[i].tokens, alone.tokens);
+            assert_int_equal(together[i].read, alone.read);
+            assert_int_equal(together[i].bytes, alone.bytes);
+            if (memcmp(together[i].text, alone.text, alone.bytes) != 0)
+                fail_msg("%s %s: prompt %zu, %s, differs in a batch", mixer, layer_case, i, greedy ? "greedy" : "drawn");
+            plx_generated_free(model, &alone);
+            plx_generated_free(model, &together[i]);
+        }
+    }
+    plx_tokenizer_free(tokenizer);
+    plx_model_free(model);
+    plx_context_free(context);
+    free(config);
+}
+static void test_batch_cases(void **state)
+{
+    (void)state;
+    each_case(batch_of_case);
+}
+
+/* Known texts, no tokens at all, no prompts at all. */
+static void test_batch_ends(void **state)
+{
+    (void)state;
+    plx_context *context = test_context(1, NULL, NULL);
+    plx_model *model = cycle_model(context);
+    plx_tokenizer *tokenizer;
+    plx_generated made[4];
+    expect_ok(context, plx_tokenizer_open(context, "bytes", &tokenizer));
+    static const plx_prompt prompts[4] = {{"a", 1}, {"b", 1}, {NULL, 0}, {"xyza", 4}};
+    plx_generate_options options = plx_generate_defaults();
+    options.sampling.temperature = 0;
+    options.max_tokens = 3;
+    expect_ok(context, plx_generate_batch(model, tokenizer, prompts, 4, &options, made));
+    static const char *const wanted[4] = {"\xFF\xC3\xA9", "\xE2\x82\xAC", "\xE2\x82\xAC", "\xFF\xC3\xA9"};
+    for (size_t i = 0; i < 4; i++) {
+        assert_int_equal(made[i].bytes, 3);
+        assert_string_equal(made[i].text, wanted[i]);
+        plx_generated_free(model, &made[i]);
+    }
+    options.max_tokens = 0;
+    expect_ok(context, plx_generate_batch(model, tokenizer, prompts, 4, &options, made));
+    for (size_t i = 0; i < 4; i++) {
+        assert_int_equal(made[i].bytes, 0);
+        plx_generated_free(model, &made[i]);
+    }
+    expect_ok(context, plx_generate_batch(model, tokenizer, NULL, 0, &options, NULL));
+    plx_tokenizer_free(tokenizer);
+    plx_model_free(model);
+    plx_context_free(context);
+}
+
 static bool cancel_soon(void *user)
 {
     return ++*(int *)user > 5;
@@ -359,6 +460,11 @@ static plx_status generate_once(plx_context *context, const char *config)
     plx_status status = plx_model_create(context, config, NULL, &model);
     if (status == PLX_OK) status = plx_tokenizer_open(context, "bytes", &tokenizer);
     if (status == PLX_OK) status = plx_generate(model, tokenizer, "In the", 6, &options, &made);
+    static const plx_prompt prompts[3] = {{"In the", 6}, {"a", 1}, {"of all", 6}};
+    plx_generated several[3] = {0};
+    options.together = 2;
+    if (status == PLX_OK) status = plx_generate_batch(model, tokenizer, prompts, 3, &options, several);
+    for (size_t i = 0; i < 3 && model; i++) plx_generated_free(model, &several[i]);
     if (model) plx_generated_free(model, &made);
     plx_tokenizer_free(tokenizer);
     plx_model_free(model);
@@ -488,6 +594,8 @@ int main(void)
         cmocka_unit_test(test_sampling_seed_and_errors),
         cmocka_unit_test(test_generate_text),
         cmocka_unit_test(test_generate_cases),
+        cmocka_unit_test(test_batch_cases),
+        cmocka_unit_test(test_batch_ends),
         cmocka_unit_test(test_generate_cancelled),
         cmocka_unit_test(test_allocation_failures),
         cmocka_unit_test(test_evaluate),

@@ -5,6 +5,8 @@
 
 #include <string.h>
 
+#define STEP_USUAL 1024 /* tokens of a step that memory is set aside for */
+
 /* Lays the staging numbers of a step out from `block` on: (2 + 3 parts) * rows of them. */
 static plx_session_staging lay_out(int32_t *block, size_t rows, size_t parts)
 {
@@ -97,8 +99,13 @@ static plx_status make_session(plx_session *session)
         return PLX_ERROR_MEMORY;
     PLX_TRY(plx_device_alloc(context, numbers * sizeof *session->host, &session->device));
     session->at = lay_out(session->device, session->slots, session->part_count);
+    /* Memory for the steps that are usual; a larger one takes more when it comes. */
     step_pass pass = {0};
-    return plx_arena_reserve(&session->arena, session->slots, session->chunk, 0, session, pass_step, &pass);
+    size_t shared = tokens <= STEP_USUAL ? session->chunk : STEP_USUAL / session->slots;
+    if (session->slots > 1)
+        PLX_TRY(plx_arena_reserve(&session->arena, session->slots, shared > 0 ? shared : 1, 0, session, pass_step,
+                                  &pass));
+    return plx_arena_reserve(&session->arena, 1, session->chunk, 0, session, pass_step, &pass);
 }
 
 plx_status plx_session_create(plx_model *model, const plx_session_options *options, plx_session **session)

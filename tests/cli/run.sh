@@ -16,7 +16,7 @@ expect "and in JSON" 0 '"event":"profile","op":"matmul.dweight","impl":"[a-z0-9]
 expect "train --json writes JSON only" 0 '' bash -c "'$plexus' train r.yaml --set out=json --json | grep -v '^{.*}$' | wc -l | grep -qx 0"
 
 # ---- generate ----
-expect "generate --json" 0 '^\{"prompt":"the","text":".*","tokens":5,"tokens_per_second":[0-9.e+]+\}$' \
+expect "generate --json" 0 '^\{"prompt":"the","text":".*","tokens":5,"tokens_per_second":[0-9.e+]+,"read":3,"read_seconds":[0-9.e-]+\}$' \
     "$plexus" generate run --prompt the --max-tokens 5 --json
 "$plexus" generate run --prompt the --max-tokens 40 --seed 7 >one 2>/dev/null
 "$plexus" --threads 1 --device fenced generate run --prompt the --max-tokens 40 --seed 7 >two 2>/dev/null
@@ -30,6 +30,22 @@ expect "a prompt from standard input" 0 '^the cat' bash -c "'$plexus' generate r
 expect "a prompt file that is missing" 1 'nofile' "$plexus" generate run --prompt-file nofile
 expect "an empty prompt, far beyond the trained length" 0 '' "$plexus" generate run --max-tokens 100 --temperature 0
 expect "a prompt of no UTF-8" 0 '"prompt":"..*","text"' "$plexus" generate run --prompt $'\xff\xe2\x82' --max-tokens 3 --json
+several() { "$plexus" generate run --max-tokens 9 --seed 3 "$@" 2>/dev/null; }
+printf 'the cat\n\nand\r\nthe dog sat\nx' >prompts.txt
+printf '{"prompt": "the cat"}\n{"prompt": "and"}\n{"id": 3, "prompt": "the dog sat"}\n{"prompt": "x"}\n' >prompts.jsonl
+several --prompts prompts.txt --batch 2 --json | sed 's/"tokens_per_second.*//' >many
+several --prompts prompts.jsonl --batch 3 --json | sed 's/"tokens_per_second.*//' >lines
+several --prompt 'the cat' --prompt and --prompt 'the dog sat' --prompt x --json | sed 's/"tokens_per_second.*//' >given
+check "four prompts, in order" test "$(wc -l <many) $(head -2 many | tail -1 | cut -c1-15)" = '4 {"prompt":"and"'
+check "from JSON lines the same" cmp many lines
+check "and from the command line" cmp many given
+"$plexus" generate run --max-tokens 9 --seed 5 --prompt 'the dog sat' --json | sed 's/"tokens_per_second.*//' >alone
+check "the third alone has its own seed" test "$(sed -n 3p many)" = "$(cat alone)"
+check "text of several" test "$(several --prompts prompts.txt | grep -c '^\(the cat\|and\|the dog sat\|x\)')" -ge 4
+echo '{"text": "a"}' >wrong.jsonl
+expect "JSON lines without a prompt" 1 'wrong.jsonl line 1' "$plexus" generate run --prompts wrong.jsonl
+: >empty.txt
+expect "a file without prompts" 1 'empty.txt: no prompts' "$plexus" generate run --prompts empty.txt
 head_of() { "$plexus" generate run --max-tokens 3000 2>err | head -c 10 >/dev/null; echo "${PIPESTATUS[0]}"; }
 check "a reader that goes away ends it quietly" test "$(head_of)" = 0
 check "without a word" test ! -s err
