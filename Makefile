@@ -1,5 +1,6 @@
 # make            build/plexus, build/libplexus.a, build/libplexus.so
 # make demo       install what is missing, build, train one small model per mixer, compare      (TEXT=file: your text)
+# make demo-chat get a small pretrained model (93 MB, once) and ask it something (QUESTION="...")
 # make check      build and run all tests; closes with "N passed, N failed"
 # make sanitize   the tests again under address and undefined-behaviour sanitizers
 # make fuzz       60 seconds (FUZZ_SECONDS) of libFuzzer for each parser
@@ -72,6 +73,10 @@ demo:
 	@scripts/deps demo
 	@$(MAKE) --no-print-directory all
 	@scripts/demo $(BUILD) "$(TEXT)"
+demo-chat:
+	@scripts/deps build
+	@$(MAKE) --no-print-directory all
+	@scripts/demo-chat $(BUILD) "$(QUESTION)"
 deps:
 	@scripts/deps all
 
@@ -97,5 +102,5 @@ install: all
 	install -m 644 include/plexus.h $(PREFIX)/include/
 clean:
 	rm -rf $(BUILD) build-sanitize build-clang build-fuzz
-.PHONY: all demo deps bench bench-peers sanitize clang install clean
+.PHONY: all demo demo-chat deps bench bench-peers sanitize clang install clean
 -include $(OBJECTS:.o=.d) $(CLI_OBJECTS:.o=.d)
