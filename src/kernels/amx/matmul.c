@@ -6,7 +6,7 @@
  * is such that a block's operands stay in L1 and L2. Where C is small and k long, as in the weight gradients of narrow
  * layers, tasks divide k: their parts of C are then summed in order. An element's sum is taken over the same stretches
  * of k in the same order whatever rows and columns are computed with it. */
-#include "kernels/amx/tile.h"
+#include "kernels/amx/square.h"
 #include "kernels/cpu/product.h"
 
 #define SIDE ((size_t)32)       /* of a block of C */
@@ -56,7 +56,7 @@ static inline void pack_tile(const void *data, plx_type type, size_t stride, boo
                                        odd < depth ? load(data, type, odd * stride, first, side) : vf_set(0));
         }
     }
-    if (along != by_side) product_transpose(row);
+    if (along != by_side) transpose(row);
     memcpy(to, row, sizeof row);
 }
 
@@ -83,37 +83,16 @@ static void pack_rows(const product *job, size_t row, size_t count, size_t from,
                           left);
 }
 
-/* C's 32 x 32 numbers at c, their rows `stride` bytes apart, += the product of `steps` steps; read: else they begin at
- * 0. */
+/* C's 32 x 32 numbers at c, their rows ldc apart, += the product of `steps` steps; read: else they begin at 0. */
 static inline void block(plx_tiles *tiles, const uint16_t *left, const uint16_t *right, size_t steps, float *c,
-                         size_t stride, bool read)
+                         size_t ldc, bool read)
 {
-    char *low = (char *)c + 16 * stride;
-    if (read) {
-        plx_tile_load(tiles, 0, c, stride);
-        plx_tile_load(tiles, 1, c + 16, stride);
-        plx_tile_load(tiles, 2, low, stride);
-        plx_tile_load(tiles, 3, low + 64, stride);
-    } else {
-        plx_tile_zero(tiles, 0);
-        plx_tile_zero(tiles, 1);
-        plx_tile_zero(tiles, 2);
-        plx_tile_zero(tiles, 3);
-    }
-    for (size_t s = 0; s < steps; s++, left += 2 * TILE, right += 2 * TILE) {
-        plx_tile_load(tiles, 4, left, 64);
-        plx_tile_load(tiles, 6, right, 64);
-        plx_tile_load(tiles, 7, right + TILE, 64);
-        plx_tile_load(tiles, 5, left + TILE, 64);
-        plx_tile_dot(tiles, 0, 4, 6);
-        plx_tile_dot(tiles, 1, 4, 7);
-        plx_tile_dot(tiles, 2, 5, 6);
-        plx_tile_dot(tiles, 3, 5, 7);
-    }
-    plx_tile_store(tiles, 0, c, stride);
-    plx_tile_store(tiles, 1, c + 16, stride);
-    plx_tile_store(tiles, 2, low, stride);
-    plx_tile_store(tiles, 3, low + 64, stride);
+    if (read)
+        square_load(tiles, c, ldc);
+    else
+        square_zero(tiles);
+    square_multiply(tiles, (square_operand){left, TILE, 2 * TILE}, (square_operand){right, TILE, 2 * TILE}, 0, steps);
+    square_store(tiles, c, ldc);
 }
 
 /* The same where C ends inside the block. */
@@ -123,7 +102,7 @@ static void block_at_edge(plx_tiles *tiles, const uint16_t *left, const uint16_t
     float whole[SIDE * SIDE] __attribute__((aligned(64)));
     memset(whole, 0, sizeof whole);
     for (size_t i = 0; i < rows && read; i++) memcpy(whole + i * SIDE, c + i * ldc, columns * sizeof *c);
-    block(tiles, left, right, steps, whole, SIDE * sizeof *whole, read);
+    block(tiles, left, right, steps, whole, SIDE, read);
     for (size_t i = 0; i < rows; i++) memcpy(c + i * ldc, whole + i * SIDE, columns * sizeof *c);
 }
 
@@ -170,7 +149,7 @@ static void task(void *argument, size_t index, int thread)
                 const uint16_t *top = left + i / SIDE * steps * 2 * TILE;
                 float *corner = c + i * ldc + panel * SIDE;
                 if (width == SIDE && rows - i >= SIDE)
-                    block(tiles, top, right, steps, corner, ldc * sizeof *corner, read);
+                    block(tiles, top, right, steps, corner, ldc, read);
                 else
                     block_at_edge(tiles, top, right, steps, corner, ldc, read, rows - i < SIDE ? rows - i : SIDE,
                                   width);

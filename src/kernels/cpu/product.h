@@ -8,7 +8,7 @@
 #ifndef PLX_KERNELS_CPU_PRODUCT_H
 #define PLX_KERNELS_CPU_PRODUCT_H
 
-#include "kernels/cpu/parts.h"
+#include "kernels/cpu/registers.h"
 #include "kernels/half.h"
 
 #define PRODUCT_COLUMNS ((size_t)(2 * PLX_VW))
@@ -33,41 +33,9 @@ static inline vf product_load(const void *data, plx_type type, size_t index, siz
     return vf_load(lanes);
 }
 
-/* Lane j of row i goes to lane i of row j: in rounds, of which one of distance d swaps the blocks of d x d that lie off
- * the diagonal of each block of 2d x 2d. */
-#define PRODUCT_LOW(d, j) (((j) & (d)) == 0 ? (j) : PLX_VW + (j) - (d))
-#define PRODUCT_HIGH(d, j) (((j) & (d)) == 0 ? (j) + (d) : PLX_VW + (j))
-#define PRODUCT_LANES4(F, d, j) F(d, j), F(d, j + 1), F(d, j + 2), F(d, j + 3)
-#if PLX_VW == 16
-#define PRODUCT_ALL(F, d)                                                                                              \
-    PRODUCT_LANES4(F, d, 0), PRODUCT_LANES4(F, d, 4), PRODUCT_LANES4(F, d, 8), PRODUCT_LANES4(F, d, 12)
-#elif PLX_VW == 8
-#define PRODUCT_ALL(F, d) PRODUCT_LANES4(F, d, 0), PRODUCT_LANES4(F, d, 4)
-#else
-#define PRODUCT_ALL(F, d) PRODUCT_LANES4(F, d, 0)
-#endif
-#define PRODUCT_ROUND(rows, d)                                                                                         \
-    for (size_t i = 0; i < PLX_VW; i++)                                                                                \
-        if ((i & (d)) == 0) {                                                                                          \
-            vf first = rows[i], second = rows[i + (d)];                                                                \
-            rows[i] = __builtin_shufflevector(first, second, PRODUCT_ALL(PRODUCT_LOW, d));                             \
-            rows[i + (d)] = __builtin_shufflevector(first, second, PRODUCT_ALL(PRODUCT_HIGH, d));                      \
-        }
-static inline __attribute__((always_inline)) void product_transpose(vf rows[PLX_VW])
-{
-#if PLX_VW == 16
-    PRODUCT_ROUND(rows, 8)
-#endif
-#if PLX_VW >= 8
-    PRODUCT_ROUND(rows, 4)
-#endif
-    PRODUCT_ROUND(rows, 2)
-    PRODUCT_ROUND(rows, 1)
-}
-
 /* op(B)'s columns [column, column + PRODUCT_COLUMNS) of k in [from, to), as a panel that begins at `from`. */
-static inline __attribute__((always_inline)) void
-product_pack_right_of(const plx_matmul_args *a, size_t column, size_t from, size_t to, float *panel, plx_type type)
+INLINE void product_pack_right_of(const plx_matmul_args *a, size_t column, size_t from, size_t to, float *panel,
+                                  plx_type type)
 {
     if (!a->transpose_b) {
         for (size_t k = from; k < to; k++)
@@ -83,7 +51,7 @@ product_pack_right_of(const plx_matmul_args *a, size_t column, size_t from, size
             for (size_t i = 0; i < PLX_VW; i++)
                 rows[i] =
                     column + j + i < a->n ? product_load(a->b, type, (column + j + i) * a->ldb + k, to - k) : vf_set(0);
-            product_transpose(rows);
+            transpose(rows);
             size_t left = to - k < PLX_VW ? to - k : PLX_VW;
             for (size_t i = 0; i < left; i++) vf_store(panel + (k - from + i) * PRODUCT_COLUMNS + j, rows[i]);
         }
@@ -118,9 +86,8 @@ typedef struct product_store {
 } product_store;
 
 /* rows, row_step and k_step are constants once inlined: a[i][k] is at left[i * row_step + k * k_step]. */
-static inline __attribute__((always_inline)) void product_tile(const float *left, const size_t row_step,
-                                                               const size_t k_step, const float *panel, size_t depth,
-                                                               const product_store *to, size_t row, const size_t rows)
+INLINE void product_tile(const float *left, const size_t row_step, const size_t k_step, const float *panel,
+                         size_t depth, const product_store *to, size_t row, const size_t rows)
 {
     vf sum[PRODUCT_ROWS][2];
     for (size_t i = 0; i < rows; i++) sum[i][0] = sum[i][1] = vf_set(0);
@@ -164,9 +131,8 @@ static inline __attribute__((always_inline)) void product_tile(const float *left
 }
 
 /* At most PRODUCT_ROWS rows by one panel; fewer are put together from tiles of powers of two. */
-static inline __attribute__((always_inline)) void product_rows(const float *left, const size_t row_step,
-                                                               const size_t k_step, const float *panel, size_t depth,
-                                                               const product_store *to, size_t rows)
+INLINE void product_rows(const float *left, const size_t row_step, const size_t k_step, const float *panel,
+                         size_t depth, const product_store *to, size_t rows)
 {
     if (rows == PRODUCT_ROWS) {
         product_tile(left, row_step, k_step, panel, depth, to, 0, PRODUCT_ROWS);

@@ -10,8 +10,8 @@
  * Operands are rounded to bf16: q, k, v and P; S, O and the sums of P are f32. */
 #include "mixers/attention/attention_ops.h"
 
-#include "kernels/amx/tile.h"
-#include "mixers/attention/cpu/transpose.h"
+#include "kernels/amx/square.h"
+#include "kernels/cpu/parts.h"
 
 #include <math.h>
 
@@ -96,7 +96,7 @@ INLINE vf short_exp2(vf x)
 typedef struct desk {
     uint16_t *q;              /* [2][depth / 32] tiles */
     uint16_t *p;              /* [2][KEYS / 32] tiles */
-    float *s;                 /* [2][2][2] tiles: of the even and the odd steps; queries, keys */
+    float *s;                 /* [2][32][32]: of the even and the odd steps */
     float *out;               /* [32][depth] */
     vf sum[ROWS], rise[ROWS]; /* lane by lane */
     float top[ROWS];
@@ -109,54 +109,20 @@ typedef struct desk {
 /* s = Q K^T of a step */
 static void multiply_scores(plx_tiles *tiles, const desk *x, const uint16_t *k, size_t depth, float *s)
 {
-    (void)tiles;
-    const uint16_t *q = x->q, *q2 = x->q + 16 * depth, *k2 = k + 16 * depth;
-    plx_tile_zero(tiles, 0);
-    plx_tile_zero(tiles, 1);
-    plx_tile_zero(tiles, 2);
-    plx_tile_zero(tiles, 3);
-    for (size_t c = 0; c < 16 * depth; c += TILE) {
-        plx_tile_load(tiles, 4, q + c, 64);
-        plx_tile_load(tiles, 6, k + c, 64);
-        plx_tile_load(tiles, 5, q2 + c, 64);
-        plx_tile_load(tiles, 7, k2 + c, 64);
-        plx_tile_dot(tiles, 0, 4, 6);
-        plx_tile_dot(tiles, 2, 5, 6);
-        plx_tile_dot(tiles, 1, 4, 7);
-        plx_tile_dot(tiles, 3, 5, 7);
-    }
-    plx_tile_store(tiles, 0, s, 64);
-    plx_tile_store(tiles, 1, s + 256, 64);
-    plx_tile_store(tiles, 2, s + 512, 64);
-    plx_tile_store(tiles, 3, s + 768, 64);
+    square_zero(tiles);
+    square_multiply(tiles, (square_operand){x->q, 16 * depth, TILE}, (square_operand){k, 16 * depth, TILE}, 0,
+                    depth / 32);
+    square_store(tiles, s, STEP);
 }
 
 /* out += P V of `steps` steps from number `from` on */
 static void multiply_values(plx_tiles *tiles, const desk *x, const uint16_t *v, size_t depth, size_t from, size_t steps)
 {
-    (void)tiles;
-    const size_t stride = depth * sizeof(float);
     for (size_t c = 0; c < depth; c += 32) {
-        float *out = x->out + c;
-        plx_tile_load(tiles, 0, out, stride);
-        plx_tile_load(tiles, 1, out + 16, stride);
-        plx_tile_load(tiles, 2, out + 16 * depth, stride);
-        plx_tile_load(tiles, 3, out + 16 * depth + 16, stride);
-        for (size_t i = from; i < from + steps; i++) {
-            const uint16_t *p = x->p + i * TILE, *right = v + i * STEP * depth + c / 16 * TILE;
-            plx_tile_load(tiles, 4, p, 64);
-            plx_tile_load(tiles, 6, right, 64);
-            plx_tile_load(tiles, 5, p + KEYS / 32 * TILE, 64);
-            plx_tile_load(tiles, 7, right + TILE, 64);
-            plx_tile_dot(tiles, 0, 4, 6);
-            plx_tile_dot(tiles, 2, 5, 6);
-            plx_tile_dot(tiles, 1, 4, 7);
-            plx_tile_dot(tiles, 3, 5, 7);
-        }
-        plx_tile_store(tiles, 0, out, stride);
-        plx_tile_store(tiles, 1, out + 16, stride);
-        plx_tile_store(tiles, 2, out + 16 * depth, stride);
-        plx_tile_store(tiles, 3, out + 16 * depth + 16, stride);
+        square_load(tiles, x->out + c, depth);
+        square_multiply(tiles, (square_operand){x->p, KEYS / 32 * TILE, TILE},
+                        (square_operand){v + c / 16 * TILE, TILE, STEP * depth}, from, steps);
+        square_store(tiles, x->out + c, depth);
     }
 }
 
@@ -174,12 +140,12 @@ INLINE vi keys_seen(int64_t key, int32_t first, int32_t last)
  */
 INLINE void make_probabilities(desk *x, const float *s, size_t number, int64_t key, const bool seen)
 {
-    for (int half = 0; half < 2; half++, s += 512) {
+    for (int half = 0; half < 2; half++) {
         uint16_t *p = x->p + ((size_t)half * (KEYS / 32) + number) * TILE;
         for (int i = 0; i < 16; i++) {
             const int row = 16 * half + i;
-            vf left = short_exp2(vf_load(s + 16 * i) * x->scale - x->top[row]);
-            vf right = short_exp2(vf_load(s + 256 + 16 * i) * x->scale - x->top[row]);
+            vf left = short_exp2(vf_load(s + STEP * row) * x->scale - x->top[row]);
+            vf right = short_exp2(vf_load(s + STEP * row + 16) * x->scale - x->top[row]);
             if (seen) {
                 left = vf_select(keys_seen(key, x->first[row], x->last[row]), left, vf_set(0.0f));
                 right = vf_select(keys_seen(key + 16, x->first[row], x->last[row]), right, vf_set(0.0f));
@@ -191,22 +157,20 @@ INLINE void make_probabilities(desk *x, const float *s, size_t number, int64_t k
 }
 
 /* By how much scores exceed the tops, lane by lane, at least 0. */
-static void find_rise(desk *x, const float *s, size_t number, int64_t key)
+static void find_rise(desk *x, const float *s, int64_t key)
 {
-    (void)number;
-    for (int half = 0; half < 2; half++, s += 512)
-        for (int row = 16 * half; row < 16 * half + 16; row++)
-            for (int side = 0; side < 2; side++) {
-                vf more = vf_load(s + 256 * side + 16 * (row % 16)) * x->scale - x->top[row];
-                vi see = keys_seen(key + 16 * side, x->first[row], x->last[row]);
-                x->rise[row] = vf_max(vf_select(see, more, vf_set(0.0f)), x->rise[row]);
-            }
+    for (int row = 0; row < ROWS; row++)
+        for (int side = 0; side < 2; side++) {
+            vf more = vf_load(s + STEP * row + 16 * side) * x->scale - x->top[row];
+            vi see = keys_seen(key + 16 * side, x->first[row], x->last[row]);
+            x->rise[row] = vf_max(vf_select(see, more, vf_set(0.0f)), x->rise[row]);
+        }
 }
 
 static void take_step(desk *x, const float *s, size_t number, int64_t key, bool rise)
 {
     if (rise)
-        find_rise(x, s, number, key);
+        find_rise(x, s, key);
     else if (key >= x->all_begin && key + STEP <= x->all_end)
         make_probabilities(x, s, number, key, false);
     else

@@ -2,7 +2,7 @@
  * the order in which they lie. A job is a chunk of one row's keys with all its heads. Scores are dot products along d;
  * PLX_VW of them at a time are added up across their lanes. */
 #include "mixers/attention/cpu/chunks.h"
-#include "mixers/attention/cpu/transpose.h"
+#include "kernels/cpu/registers.h"
 
 #define STEP 64 /* keys between two looks at the top */
 #define WIDE 8  /* vectors of O that are summed at a time */

@@ -7,16 +7,11 @@
 #ifndef PLX_MIXERS_ATTENTION_CPU_PRODUCT_H
 #define PLX_MIXERS_ATTENTION_CPU_PRODUCT_H
 
-#include "mixers/attention/cpu/transpose.h"
+#include "kernels/cpu/registers.h"
 
 #include <math.h>
 
-#if PLX_VW == 16
-#define WIDEST 4 /* vectors of a tile; 6 x 4 of 32 registers hold sums */
-#else
-#define WIDEST 2 /* 6 x 2 of 16 */
-#endif
-#define PANEL (WIDEST * PLX_VW) /* lanes that are worked on together */
+#define PANEL (TILE_VECTORS * PLX_VW) /* lanes that are worked on together */
 
 /* Which keys the lanes of a panel see: lane l those from first[l] to last[l]. */
 typedef struct sight {
@@ -58,18 +53,6 @@ INLINE vi lanes_see(const sight *s, size_t lane, int32_t key)
     return (vi)(first <= number) & (vi)(number <= last);
 }
 
-/* sum[i][j] += a(i, 0) b[j] of one step. */
-INLINE void product_step(const int height, const int width, const float *a, size_t a_row, const float *b, vf *sum)
-{
-    vf right[WIDEST];
-    UNROLL for (int j = 0; j < width; j++) right[j] = vf_load(b + j * PLX_VW);
-    UNROLL for (int i = 0; i < height; i++)
-    {
-        vf left = vf_set(a[(size_t)i * a_row]);
-        UNROLL for (int j = 0; j < width; j++) sum[i * width + j] += left * right[j];
-    }
-}
-
 /* height x width vectors of C from (row, lane) on; the first three are constants wherever this is inlined. */
 INLINE void product_tile(const product_kind kind, const int height, const int width, const product *p, size_t row,
                          size_t lane)
@@ -77,20 +60,21 @@ INLINE void product_tile(const product_kind kind, const int height, const int wi
     const bool power = kind == PRODUCT_POWER || kind == PRODUCT_POWER_SEEN, top = kind == PRODUCT_TOP_SEEN;
     const bool change = kind == PRODUCT_CHANGE || kind == PRODUCT_CHANGE_SEEN;
     const bool seen = kind == PRODUCT_POWER_SEEN || kind == PRODUCT_CHANGE_SEEN || top;
-    const size_t a_row = p->a_row, a_step = p->a_step, b_row = p->b_row, c_row = p->c_row, at = row * c_row + lane;
-    const float *a = p->a + row * a_row, *b = p->b + lane, *other = p->p;
+    const size_t c_row = p->c_row, at = row * c_row + lane;
+    const operand a = {p->a + row * p->a_row, p->a_row, p->a_step};
+    const float *other = p->p;
     float *c = p->c, *total = p->total;
     const sight *sight = p->sight;
     const int32_t key = p->key + (int32_t)row;
-    vf sum[24]; /* not [height][width]: the compiler would leave that in memory */
+    vf sum[12][TILE_VECTORS];
     UNROLL for (int j = 0; j < width; j++)
     {
         vf begin = vf_set(0.0f);
         if (kind != PRODUCT_ADD) begin = -vf_load(p->minus + lane + j * PLX_VW);
-        UNROLL for (int i = 0; i < height; i++) sum[i * width + j] =
+        UNROLL for (int i = 0; i < height; i++) sum[i][j] =
             kind == PRODUCT_ADD ? vf_load(c + at + (size_t)i * c_row + j * PLX_VW) : begin;
     }
-    for (size_t s = p->depth; s > 0; s--, a += a_step, b += b_row) product_step(height, width, a, a_row, b, sum);
+    tile_products((size_t)height, (size_t)width, a, p->b + lane, p->b_row, p->depth, sum);
     UNROLL for (int j = 0; j < width; j++)
     {
         const size_t from = lane + (size_t)j * PLX_VW;
@@ -98,7 +82,7 @@ INLINE void product_tile(const product_kind kind, const int height, const int wi
         if (power || top) all = vf_load(total + from);
         UNROLL for (int i = 0; i < height; i++)
         {
-            vf x = sum[i * width + j];
+            vf x = sum[i][j];
             const size_t here = at + (size_t)i * c_row + (size_t)j * PLX_VW;
             if (power) x = vf_exp2(x);
             if (change) x *= vf_load(other + here);
@@ -114,7 +98,7 @@ INLINE void product_tile(const product_kind kind, const int height, const int wi
 /* Height of the next tile where `left` rows remain, of those that product_rows has for the width. */
 static inline size_t product_height(size_t left, size_t width)
 {
-    if (width == WIDEST) return left >= 12 ? 6 : left <= 6 ? left : (left + 1) / 2;
+    if (width == TILE_VECTORS) return left >= 12 ? 6 : left <= 6 ? left : (left + 1) / 2;
     if (width != 3 && left >= 12) return 12;
     if (width != 1 && left >= 8) return 8;
     return left >= 4 ? 4 : 1;
@@ -134,13 +118,13 @@ INLINE void product_rows(const product_kind kind, const product *p, size_t width
         }
         if (kind == PRODUCT_POWER_SEEN || kind == PRODUCT_CHANGE_SEEN || kind == PRODUCT_TOP_SEEN) continue;
         switch (height * 8 + width) {
-            PRODUCT_CASE(1, WIDEST);
-            PRODUCT_CASE(2, WIDEST);
-            PRODUCT_CASE(3, WIDEST);
-            PRODUCT_CASE(4, WIDEST);
-            PRODUCT_CASE(5, WIDEST);
-            PRODUCT_CASE(6, WIDEST);
-#if WIDEST == 4
+            PRODUCT_CASE(1, TILE_VECTORS);
+            PRODUCT_CASE(2, TILE_VECTORS);
+            PRODUCT_CASE(3, TILE_VECTORS);
+            PRODUCT_CASE(4, TILE_VECTORS);
+            PRODUCT_CASE(5, TILE_VECTORS);
+            PRODUCT_CASE(6, TILE_VECTORS);
+#if TILE_VECTORS == 4
             PRODUCT_CASE(12, 2);
             PRODUCT_CASE(8, 2);
             PRODUCT_CASE(4, 2);
@@ -157,7 +141,7 @@ INLINE void product_rows(const product_kind kind, const product *p, size_t width
 INLINE void product_all(const product_kind kind, const product *p)
 {
     const size_t most =
-        kind == PRODUCT_POWER_SEEN || kind == PRODUCT_CHANGE_SEEN || kind == PRODUCT_TOP_SEEN ? 1 : WIDEST;
+        kind == PRODUCT_POWER_SEEN || kind == PRODUCT_CHANGE_SEEN || kind == PRODUCT_TOP_SEEN ? 1 : TILE_VECTORS;
     size_t left = p->vectors;
     for (size_t lane = p->lane; left > 0;) {
         size_t width = left < most ? left : left == 5 && most == 4 ? 3 : most;

@@ -56,7 +56,7 @@ typedef struct panel {
     size_t count, vectors; /* queries, vectors that hold them; lanes of those beyond repeat the last query */
     size_t query[PANEL];   /* index of (b,t,h) */
     sight sight;
-    int64_t low[WIDEST], high[WIDEST]; /* keys that any lane of the vector sees: low .. high - 1 */
+    int64_t low[TILE_VECTORS], high[TILE_VECTORS]; /* keys that any lane of the vector sees: low .. high - 1 */
     int64_t begin, end;                /* keys that any lane sees: begin .. end - 1 */
     int64_t all_begin, all_end;        /* keys that every lane sees, if all_begin < all_end */
 } panel;
@@ -129,7 +129,7 @@ typedef struct part {
  * before and after is in parts of single vectors, each with the keys that any of its lanes sees. */
 typedef struct view {
     int64_t begin, all_begin, all_end, end;
-    part parts[1 + 2 * WIDEST];
+    part parts[1 + 2 * TILE_VECTORS];
     size_t count;
 } view;
 

@@ -133,14 +133,14 @@ static void pair_lanes(const size_of_head *head, const block *at, const float *t
 {
     for (size_t n = 0; n < (at->vectors + 1) / 2; n++)
         for (size_t column = 0; column < head->columns; column++) {
-            vi tile[16];
+            vf tile[16];
             for (size_t i = 0; i < 16; i++) {
                 const float *from = turned + (column * 16 + i) * LANES + n * 32;
                 bool is = column * 16 + i < head->d;
-                tile[i] = vf_bf16_pairs(is ? vf_load(from) : vf_set(0),
-                                        is && 2 * n + 1 < at->vectors ? vf_load(from + 16) : vf_set(0));
+                tile[i] = (vf)vf_bf16_pairs(is ? vf_load(from) : vf_set(0),
+                                            is && 2 * n + 1 < at->vectors ? vf_load(from + 16) : vf_set(0));
             }
-            turn(tile);
+            transpose(tile);
             memcpy(tiles + (n * head->columns + column) * TILE, tile, sizeof tile);
         }
 }
@@ -150,9 +150,9 @@ static void turn_sums(const size_of_head *head, const block *at, const float *ti
 {
     for (size_t n = 0; n < at->vectors; n++)
         for (size_t column = 0; column < head->columns; column++) {
-            vi tile[16];
+            vf tile[16];
             memcpy(tile, tiles + (n * head->columns + column) * TILE, sizeof tile);
-            turn(tile);
+            transpose(tile);
             for (size_t i = 0; i < 16; i++)
                 memcpy(rows + ((n * 16 + i) * head->columns + column) * 16, &tile[i], sizeof tile[i]);
         }
@@ -255,7 +255,7 @@ static void do_chunk(void *argument, size_t index, int thread)
     memory m;
     lay_out(j, j->scratch + (size_t)thread * j->stride, &m);
 
-    unsigned state = lanes_flush_denormals();
+    unsigned state = flush_denormals();
     plx_tiles_begin(&m.tiles);
     chunk c = sums_chunk(&j->sums, index);
     lanes_read_short(&c, m.panels);
@@ -271,7 +271,7 @@ static void do_chunk(void *argument, size_t index, int thread)
     cursor at = {.query = c.query};
     while (lanes_next(&c, &at, &m.block)) do_block(&c, j, &m, sums);
     plx_tiles_end(&m.tiles);
-    lanes_restore_denormals(state);
+    restore_denormals(state);
 }
 
 plx_status PLX_CPU(plx_simplicial_backward)(plx_context *context, const void *arguments)

@@ -77,37 +77,6 @@ INLINE vf pairs_add(vf sum, vi pairs)
 #endif
 }
 
-/* ---- vectors across ---- */
-
-/* Lane L of two vectors, 16 lanes each, that change places with those `step` further. */
-#define TURN_LOW(L, step) (((L) & (step)) == 0 ? (L) : 16 + (L) - (step))
-#define TURN_HIGH(L, step) (((L) & (step)) == 0 ? (L) + (step) : 16 + (L))
-#define TURN_4(SIDE, L, step) SIDE(L, step), SIDE((L) + 1, step), SIDE((L) + 2, step), SIDE((L) + 3, step)
-#define TURN_16(SIDE, step) TURN_4(SIDE, 0, step), TURN_4(SIDE, 4, step), TURN_4(SIDE, 8, step), TURN_4(SIDE, 12, step)
-#define TURN_STEP(v, step)                                                                                             \
-    UNROLL for (int i = 0; i < 16; i++) if ((i & (step)) == 0)                                                         \
-    {                                                                                                                  \
-        vi low = __builtin_shufflevector(v[i], v[i + (step)], TURN_16(TURN_LOW, step));                                \
-        v[i + (step)] = __builtin_shufflevector(v[i], v[i + (step)], TURN_16(TURN_HIGH, step));                        \
-        v[i] = low;                                                                                                    \
-    }
-/* v[i][n] becomes v[n][i]. */
-INLINE void turn(vi v[16])
-{
-    TURN_STEP(v, 8)
-    TURN_STEP(v, 4)
-    TURN_STEP(v, 2)
-    TURN_STEP(v, 1)
-}
-
-/* Lane i of the result is the sum of the lanes of v[i]. */
-static inline vf sums_of_lanes(vf v[16])
-{
-    turn((vi *)v);
-    UNROLL for (int step = 8; step > 0; step /= 2) for (int i = 0; i < step; i++) v[i] += v[i + step];
-    return v[0];
-}
-
 /* ---- operands ---- */
 
 typedef struct size_of_head {
@@ -171,11 +140,11 @@ static inline float panel_make(const panel *to, const size_of_head *head, size_t
     size_t row = turned_row(to->count);
     for (size_t j = first; to->turned != NULL && j < end; j += UNIT)
         for (size_t l = 0; l < head->columns * 16; l += 16) {
-            vi tile[16];
+            vf tile[16];
             for (size_t i = 0; i < 16; i++)
-                tile[i] = vf_bf16_pairs(part_of(token_of(to, head->d, j + 2 * i), l, head->d),
-                                        part_of(token_of(to, head->d, j + 2 * i + 1), l, head->d));
-            turn(tile);
+                tile[i] = (vf)vf_bf16_pairs(part_of(token_of(to, head->d, j + 2 * i), l, head->d),
+                                            part_of(token_of(to, head->d, j + 2 * i + 1), l, head->d));
+            transpose(tile);
             for (size_t i = 0; i < 16; i++) memcpy(to->turned + (l + i) * row + j, &tile[i], 64);
         }
     return vf_top(vf_select(broken, vf_set(INFINITY), top));

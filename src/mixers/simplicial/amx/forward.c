@@ -211,7 +211,7 @@ static void gather(const chunk *c, const size_of_head *head, const segment *s, c
                 sums[i] += vf_select(mine[n], weight[n] * vf_load(v2) * o2, vf_set(0));
             }
         }
-        vf_store(m->sum + l, vf_load(m->sum + l) * vf_set(rescale) + sums_of_lanes(sums));
+        vf_store(m->sum + l, vf_load(m->sum + l) * vf_set(rescale) + lane_sums(sums));
     }
     if (!s->last) return;
     size_t row = (c->b * c->p->sequence.length + s->query) * c->p->heads + c->head + s->head;
@@ -299,7 +299,7 @@ static void do_chunk(void *argument, size_t index, int thread)
     memory m;
     lay_out(j, j->scratch + (size_t)thread * j->stride, &m);
 
-    unsigned state = lanes_flush_denormals();
+    unsigned state = flush_denormals();
     plx_tiles_begin(&m.tiles);
     chunk c = lanes_divided(p, &j->division, index);
     lanes_read_short(&c, m.panels);
@@ -313,7 +313,7 @@ static void do_chunk(void *argument, size_t index, int thread)
     cursor at = {.query = c.query};
     while (lanes_next(&c, &at, &m.block)) do_block(&c, &j->head, j->args, &m);
     plx_tiles_end(&m.tiles);
-    lanes_restore_denormals(state);
+    restore_denormals(state);
 }
 
 plx_status PLX_CPU(plx_simplicial_forward)(plx_context *context, const void *arguments)

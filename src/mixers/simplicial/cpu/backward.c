@@ -129,13 +129,13 @@ static void do_chunk(void *argument, size_t index, int thread)
     m->panels = m->u + LANES * width + SCATTER_FLOATS(width);
     memset(m->x, 0, 2 * LANES * width * sizeof(float)); /* for the components beyond d */
 
-    unsigned state = lanes_flush_denormals();
+    unsigned state = flush_denormals();
     chunk c = sums_chunk(&j->sums, index);
     lanes_read_long(&c, lanes_read_short(&c, m->panels));
     partial *sums = sums_begin(&j->sums, index, &c, c.base1, c.count1);
     cursor at = {.query = c.query};
     while (lanes_next(&c, &at, &m->block)) do_block(&c, j, m, sums);
-    lanes_restore_denormals(state);
+    restore_denormals(state);
 }
 
 plx_status PLX_CPU(plx_simplicial_backward)(plx_context *context, const void *arguments)

@@ -195,12 +195,12 @@ static void do_chunk(void *argument, size_t index, int thread)
     m->sum = m->o2 + lanes_round(p->head_dim) * LANES;
     m->panels = m->sum + lanes_round(p->head_dim);
 
-    unsigned state = lanes_flush_denormals();
+    unsigned state = flush_denormals();
     chunk c = lanes_divided(p, &j->division, index);
     lanes_read_long(&c, lanes_read_short(&c, m->panels));
     cursor at = {.query = c.query};
     while (lanes_next(&c, &at, &m->block)) do_block(&c, j->args, m);
-    lanes_restore_denormals(state);
+    restore_denormals(state);
 }
 
 plx_status PLX_CPU(plx_simplicial_forward)(plx_context *context, const void *arguments)

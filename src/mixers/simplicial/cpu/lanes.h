@@ -79,26 +79,6 @@ static inline size_t lanes_long_floats(const plx_simplicial_problem *p, size_t q
     return 2 * lanes_reach(p->window1, queries, longest) * lanes_round(p->head_dim);
 }
 
-/* P of far away pairs is denormal, which costs a hundred times as much and is worth nothing. */
-static inline unsigned lanes_flush_denormals(void)
-{
-#if defined(__x86_64__)
-    unsigned state = _mm_getcsr();
-    _mm_setcsr(state | 0x8040); /* flush to zero, denormals are zero */
-    return state;
-#else
-    return 0;
-#endif
-}
-static inline void lanes_restore_denormals(unsigned state)
-{
-#if defined(__x86_64__)
-    _mm_setcsr(state);
-#else
-    (void)state;
-#endif
-}
-
 /* In det's cross product, component c of a x b is a[one] b[two] - a[two] b[one]. */
 static inline void lanes_cross(size_t c, size_t *one, size_t *two)
 {

@@ -1,55 +1,16 @@
-/* tile.h - the one inner loop of the fast 2-simplicial kernels: a tile of C += A B held in registers.
+/* tile.h - products of any size by the tile of kernels/cpu/registers.h: C[r][lane] += sum over i of A(r,i) *
+ * B[i][lane].
  *
- * A's elements are broadcast, B's and C's rows are vectors: C[r][lane] += sum over i of A(r,i) * B[i][lane]. The six
- * products of the mixer are all of this kind; they differ in what the rows, lanes and depth stand for. A tile is R
- * rows by V vectors, both constants to the compiler: 6 x 4 of AVX-512's 32 registers, 6 x 2 elsewhere; where few
- * vectors are left, more rows take their place. */
+ * The six products of the 2-simplicial mixer are all of this kind; they differ in what the rows, lanes and depth stand
+ * for. A tile is R rows by V vectors, both constants to the compiler; where few vectors are left, more rows take their
+ * place. */
 #ifndef PLX_MIXERS_SIMPLICIAL_TILE_H
 #define PLX_MIXERS_SIMPLICIAL_TILE_H
 
-#include "kernels/cpu/vec.h"
+#include "kernels/cpu/registers.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
-#define INLINE static inline __attribute__((always_inline))
-#ifdef __clang__
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
-
-/* Most vectors of a tile, and the rows for each number of vectors. */
-#if defined(__AVX512F__)
-#define TILE_VECTORS 4
-#define TILE_ROWS(V) ((V) == 4 ? 6 : 12)
-#else
-#define TILE_VECTORS 2
-#define TILE_ROWS(V) ((V) == 2 ? 6 : 12)
-#endif
-
-/* Element (r, i) is data[r * row + i * depth]. */
-typedef struct operand {
-    const float *data;
-    size_t row, depth;
-} operand;
-
-/* sum[r][v] += sum over i < depth of a(r,i) * b[i * b_row + v * PLX_VW ..] */
-INLINE void tile_products(const size_t R, const size_t V, operand a, const float *b, size_t b_row, size_t depth,
-                          vf (*sum)[TILE_VECTORS])
-{
-    for (size_t i = 0; i < depth; i++) {
-        vf lanes[TILE_VECTORS];
-        UNROLL for (size_t v = 0; v < V; v++) lanes[v] = vf_load(b + v * PLX_VW);
-        UNROLL for (size_t r = 0; r < R; r++) {
-            vf factor = vf_set(a.data[r * a.row]);
-            UNROLL for (size_t v = 0; v < V; v++) sum[r][v] += factor * lanes[v];
-        }
-        a.data += a.depth;
-        b += b_row;
-    }
-}
+/* Most rows of a tile of V vectors. */
+#define TILE_ROWS(V) ((V) == TILE_VECTORS ? 6 : 12)
 
 /* Calls FUNCTION(R, V, ...) with the constants that `rows` and `vectors` are. */
 #define TILE_CASE(FUNCTION, R, V, ...)                                                                                 \
@@ -127,7 +88,7 @@ static inline void tile_add(size_t rows, size_t vectors, size_t depth, operand a
         size_t width = tile_vectors(vectors - v);
         for (size_t r = 0; r < rows;) {
             size_t height = tile_rows(rows - r, width);
-            operand part = {a.data + r * a.row, a.row, a.depth};
+            operand part = {a.data + r * a.row, a.row, a.step};
             TILE_CALL(tile_add_one, height, width, part, b + v * PLX_VW, b_row, depth, c + r * c_row + v * PLX_VW,
                       c_row, add);
             r += height;

@@ -1,6 +1,7 @@
-/* transpose.h - squares of vectors, turned in registers; and numbers too small to matter. */
-#ifndef PLX_MIXERS_ATTENTION_CPU_TRANSPOSE_H
-#define PLX_MIXERS_ATTENTION_CPU_TRANSPOSE_H
+/* registers.h - what kernels do with blocks of vectors that stay in registers: the multiply-adds of a tile of C, squares
+ * turned, lanes summed; and how numbers too small to matter are kept from costing time. */
+#ifndef PLX_KERNELS_CPU_REGISTERS_H
+#define PLX_KERNELS_CPU_REGISTERS_H
 
 #include "kernels/cpu/parts.h"
 
@@ -10,6 +11,39 @@
 #else
 #define UNROLL _Pragma("GCC unroll 24")
 #endif
+
+/* ---- a tile of C += A B: A's numbers are broadcast one at a time, B's and C's rows are vectors ---- */
+
+/* Most vectors across: 6 x 4 sums of 32 registers, or 6 x 2 of 16; where fewer are across, up to 12 below. */
+#if PLX_VW == 16
+#define TILE_VECTORS 4
+#else
+#define TILE_VECTORS 2
+#endif
+
+/* A: its element (r, s) is data[r * row + s * step]. */
+typedef struct operand {
+    const float *data;
+    size_t row, step;
+} operand;
+
+/* sum[r][v] += sum over s < depth of A(r, s) b[s * b_row + v * PLX_VW ...] for `rows` by `vectors`, which are constants
+ * where this is inlined. */
+INLINE void tile_products(const size_t rows, const size_t vectors, operand a, const float *b, size_t b_row,
+                          size_t depth, vf (*sum)[TILE_VECTORS])
+{
+    for (; depth > 0; depth--, a.data += a.step, b += b_row) {
+        vf right[TILE_VECTORS];
+        UNROLL for (size_t v = 0; v < vectors; v++) right[v] = vf_load(b + v * PLX_VW);
+        UNROLL for (size_t r = 0; r < rows; r++)
+        {
+            vf left = vf_set(a.data[r * a.row]);
+            UNROLL for (size_t v = 0; v < vectors; v++) sum[r][v] += left * right[v];
+        }
+    }
+}
+
+/* ---- squares ---- */
 
 #define ZIP_4(i, from) (i) + (from), (i) + (from) + PLX_VW, (i) + (from) + 1, (i) + (from) + 1 + PLX_VW
 #if PLX_VW == 16
@@ -42,7 +76,9 @@ INLINE vf lane_sums(vf *x)
     return x[0];
 }
 
-/* P of keys that hardly count is denormal, which would cost a hundred times as much and is worth nothing. */
+/* ---- small numbers ---- */
+
+/* Probabilities of what hardly counts are denormal, which would cost a hundred times as much and is worth nothing. */
 static inline unsigned flush_denormals(void)
 {
 #if defined(__x86_64__)

@@ -1,0 +1,58 @@
+/* square.h - sums of 32 x 32 in tiles 0 to 3 and their products, so that every tile that is loaded is used twice. */
+#ifndef PLX_KERNELS_AMX_SQUARE_H
+#define PLX_KERNELS_AMX_SQUARE_H
+
+#include "kernels/amx/tile.h"
+#include "kernels/cpu/registers.h"
+
+/* An operand's two tiles a step of depth 32: rows 0 and 16 of a left one, columns 0 and 16 of a right one. */
+typedef struct square_operand {
+    const uint16_t *data;
+    size_t second, step; /* numbers from the first tile to the second, from one step to the next */
+} square_operand;
+
+INLINE void square_zero(plx_tiles *tiles)
+{
+    (void)tiles;
+    plx_tile_zero(tiles, 0);
+    plx_tile_zero(tiles, 1);
+    plx_tile_zero(tiles, 2);
+    plx_tile_zero(tiles, 3);
+}
+/* c: 32 rows of 32 numbers, `stride` numbers from row to row. */
+INLINE void square_load(plx_tiles *tiles, const float *c, size_t stride)
+{
+    (void)tiles;
+    const float *low = c + 16 * stride;
+    plx_tile_load(tiles, 0, c, stride * sizeof *c);
+    plx_tile_load(tiles, 1, c + 16, stride * sizeof *c);
+    plx_tile_load(tiles, 2, low, stride * sizeof *c);
+    plx_tile_load(tiles, 3, low + 16, stride * sizeof *c);
+}
+INLINE void square_store(plx_tiles *tiles, float *c, size_t stride)
+{
+    (void)tiles;
+    float *low = c + 16 * stride;
+    plx_tile_store(tiles, 0, c, stride * sizeof *c);
+    plx_tile_store(tiles, 1, c + 16, stride * sizeof *c);
+    plx_tile_store(tiles, 2, low, stride * sizeof *c);
+    plx_tile_store(tiles, 3, low + 16, stride * sizeof *c);
+}
+/* sums += left right, over `steps` of depth 32, from the step-th on. */
+INLINE void square_multiply(plx_tiles *tiles, square_operand left, square_operand right, size_t step, size_t steps)
+{
+    (void)tiles;
+    const uint16_t *a = left.data + step * left.step, *b = right.data + step * right.step;
+    for (; steps > 0; steps--, a += left.step, b += right.step) {
+        plx_tile_load(tiles, 4, a, 64);
+        plx_tile_load(tiles, 6, b, 64);
+        plx_tile_load(tiles, 7, b + right.second, 64);
+        plx_tile_load(tiles, 5, a + left.second, 64);
+        plx_tile_dot(tiles, 0, 4, 6);
+        plx_tile_dot(tiles, 1, 4, 7);
+        plx_tile_dot(tiles, 2, 5, 6);
+        plx_tile_dot(tiles, 3, 5, 7);
+    }
+}
+
+#endif
