@@ -93,9 +93,9 @@ static void dropout_without_a_block_for_it_is_refused(void **state)
 static void loss_in_chunks_is_the_loss_of_the_logits(void **state)
 {
     (void)state;
-    enum { LARGE = 30011, T = 40 };
+    enum { LARGE = 5003, T = 200 };
     plx_context *context = test_context(2, NULL, NULL);
-    char *config = test_config("attention", "{}", 1, "\"vocab_size\": 30011, \"tie_word_embeddings\": false");
+    char *config = test_config("attention", "{}", 1, "\"vocab_size\": 5003, \"tie_word_embeddings\": false");
     plx_model *model = test_model(context, config, PLX_F32, 5);
     test_batch batch = make_batch(2, T, LARGE, 0, 3);
     double *logits = test_logits(model, &batch.batch), expected = 0;
@@ -110,9 +110,9 @@ static void loss_in_chunks_is_the_loss_of_the_logits(void **state)
     }
     expect_ok(context, plx_model_score(model, &batch.batch, &score));
     assert_true(fabs(score.loss_sum - expected) < 1e-5 * expected);
-    /* all logits would be 9.6 MB; a few chunks of 4 MB are never exceeded */
+    /* all logits would be 8 MB; a chunk of 256 rows is 5.1 */
     expect_ok(context, plx_pass_measure(model, 2, T, PLX_PASS_KEEP, NULL, plx_pass_loss, &pass, &run));
-    assert_true(run.scratch.peak < (size_t)5 << 20);
+    assert_true(run.scratch.peak < (size_t)6 << 20);
     free(logits);
     free_batch(&batch);
     plx_model_free(model);

@@ -2,7 +2,10 @@
  * exist. Gradients are made in the same sweep, while a chunk's logits are at hand. */
 #include "model/model.h"
 
-#define PLX_LOGITS_BYTES ((size_t)4 << 20) /* of one chunk */
+/* Of one chunk; but each chunk reads the head's weights twice and adds to their gradient, so that it has no fewer rows
+ * than make that little beside the products. */
+#define PLX_LOGITS_BYTES ((size_t)4 << 20)
+#define PLX_LEAST_ROWS ((size_t)256)
 
 static plx_linear head_of(plx_model *model)
 {
@@ -22,7 +25,7 @@ plx_status plx_model_loss(plx_run *run, plx_model *model, const void *hidden, do
     size_t chunk = PLX_LOGITS_BYTES / (vocab * plx_type_size(run->type)) / 16 * 16;
     plx_linear head = head_of(model);
     void *logits;
-    if (chunk < 16) chunk = 16;
+    if (chunk < PLX_LEAST_ROWS) chunk = PLX_LEAST_ROWS;
     if (chunk > run->tokens) chunk = run->tokens;
     PLX_TRY(plx_scratch(run, chunk * vocab, &logits));
     for (size_t first = 0; first < run->tokens; first += chunk) {

@@ -91,6 +91,9 @@ INLINE void product_tile(const float *left, const size_t row_step, const size_t 
 {
     vf sum[PRODUCT_ROWS][2];
     for (size_t i = 0; i < rows; i++) sum[i][0] = sum[i][1] = vf_set(0);
+    /* C's lines come while the sums are made: a store to a line elsewhere waits for it */
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < to->width; j += 16) __builtin_prefetch(to->c + (row + i) * to->ldc + j, 1);
     for (size_t k = 0; k < depth; k++) {
         vf b0 = vf_load(panel), b1 = vf_load(panel + PLX_VW);
         for (size_t i = 0; i < rows; i++) {
