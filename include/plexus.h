@@ -155,6 +155,8 @@ typedef struct plx_model_options {
     plx_type type; /* PLX_F32; PLX_F64 computes everything by the plain reference kernels (for tests) */
     bool keep_stored_types; /* plx_model_load: matrices stored as bf16 or f16 stay so (half the memory, not trainable)
                                instead of being converted to `type` */
+    const char *adapter; /* plx_model_load: directory of an adapter that is put on the model, as plx_model_with_adapter
+                            does; NULL: none */
 } plx_model_options;
 
 /* Makes a model with fresh weights. config_json is the text of a config.json (see docs/config.md); keys with
@@ -194,6 +196,16 @@ plx_status plx_model_describe(plx_model *model, plx_model_info *info);
 /* A new model without adapter whose weights are W + (alpha / rank) B A. Both stand in memory. ERROR_VALUE for a model that
  * has none. */
 plx_status plx_model_merge(plx_model *model, plx_model **made);
+/* Writes the model's adapter alone, without the weights under it, into a new directory as the peft package has it:
+ * adapter_config.json and adapter_model.safetensors (f32). family: as in plx_layout, for the names of the modules; NULL:
+ * the first that has a model like this one. base: what base_model_name_or_path shall say, or NULL. Errors: ERROR_VALUE
+ * for a model without adapter or an unknown family; ERROR_UNSUPPORTED for a model that the family does not have, as one
+ * with other layers than attention; ERROR_EXISTS; ERROR_FILE. */
+plx_status plx_model_save_adapter(plx_model *model, const char *directory, const char *family, const char *base);
+/* A new model: this one, and the LoRA adapter in a directory of that layout. Both stand in memory. Errors: ERROR_VALUE for
+ * a model that has an adapter; those of files; ERROR_UNSUPPORTED or ERROR_VALUE naming the key or tensor that asks for
+ * more than adapters on the layers' projections. */
+plx_status plx_model_with_adapter(plx_model *model, const char *directory, plx_model **made);
 /* The config with every key resolved, as JSON; a string of the model's, valid until it is freed. */
 const char *plx_model_config(const plx_model *model);
 

@@ -141,12 +141,13 @@ static plx_status converse(talk *now)
     return status;
 }
 
-static plx_status run(talk *now, const char *prompt, const plx_conversation_options *options)
+static plx_status run(talk *now, const char *prompt, const plx_model_options *load,
+                      const plx_conversation_options *options)
 {
     plx_cli *cli = now->cli;
     plx_model *model = NULL;
     plx_tokenizer *tokenizer = NULL;
-    plx_status status = plx_model_load(cli->context, cli->arguments[0], NULL, &model);
+    plx_status status = plx_model_load(cli->context, cli->arguments[0], load, &model);
     if (status == PLX_OK) status = plx_model_tokenizer(model, &tokenizer);
     if (status == PLX_OK) status = plx_conversation_create(model, tokenizer, options, &now->conversation);
     if (status == PLX_OK && now->terminal && !cli->quiet)
@@ -162,6 +163,7 @@ int cli_chat(plx_cli *cli, int argc, char **argv)
 {
     const char *prompt = NULL;
     plx_conversation_options chosen = plx_conversation_defaults();
+    plx_model_options load = {0};
     plx_sampling *sampling = &chosen.sampling;
     size_t seed = 0;
     const cli_option table[] = {
@@ -169,6 +171,7 @@ int cli_chat(plx_cli *cli, int argc, char **argv)
         {"system", CLI_TEXT, &chosen.system, "TEXT", "message of the system (the template's own, if it has one)", 0, 0},
         {"chat-template", CLI_TEXT, &chosen.chat_template, "NAME",
          "chatml, llama3, zephyr or plain (what came with the model)", 0, 0},
+        {"adapter", CLI_TEXT, &load.adapter, "DIR", "put this adapter (of the peft package) on the model", 0, 0},
         {"max-tokens", CLI_SIZE, &chosen.max_tokens, "N", "of an answer (512)", 1, 1 << 20},
         {"context", CLI_SIZE, &chosen.capacity, "N", "tokens of the conversation (the model's positions, at most 4096)",
          16, 1 << 24},
@@ -190,6 +193,6 @@ int cli_chat(plx_cli *cli, int argc, char **argv)
         chosen.piece = on_piece;
         chosen.user = cli;
     }
-    plx_status status = run(&now, prompt, &chosen);
+    plx_status status = run(&now, prompt, &load, &chosen);
     return status == PLX_OK ? cli_finish(cli) : cli_fail(cli, status);
 }

@@ -22,9 +22,11 @@ int cli_eval(plx_cli *cli, int argc, char **argv)
 {
     const char *text = NULL;
     size_t window = 0;
+    plx_model_options load = {0};
     const cli_option table[] = {
         {"text", CLI_TEXT, &text, "FILE", "the text: plain, .zst, .jsonl or .jsonl.zst", 0, 0},
         {"window", CLI_SIZE, &window, "N", "tokens a window (the model's max_position_embeddings)", 2, 0},
+        {"adapter", CLI_TEXT, &load.adapter, "DIR", "put this adapter (of the peft package) on the model", 0, 0},
         {0},
     };
     int go_on = cli_parse(cli, "eval", table, 1, 1, argc, argv);
@@ -32,7 +34,7 @@ int cli_eval(plx_cli *cli, int argc, char **argv)
     if (!text) return cli_usage_error("eval", "eval: --text FILE is missing");
     plx_model *model = NULL;
     plx_evaluation found;
-    plx_status status = plx_model_load(cli->context, cli->arguments[0], NULL, &model);
+    plx_status status = plx_model_load(cli->context, cli->arguments[0], &load, &model);
     if (status == PLX_OK) status = plx_evaluate_file(model, text, window, &found);
     plx_model_free(model);
     return status == PLX_OK ? show(cli, &found) : cli_fail(cli, status);

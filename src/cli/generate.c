@@ -189,7 +189,8 @@ static plx_status write_several(output *out, plx_model *model, plx_tokenizer *to
     return status;
 }
 
-static int generate(plx_cli *cli, const prompt_list *prompts, plx_generate_options *options)
+static int generate(plx_cli *cli, const prompt_list *prompts, plx_generate_options *options,
+                    const plx_model_options *load)
 {
     plx_model *model = NULL;
     plx_tokenizer *tokenizer = NULL;
@@ -202,7 +203,7 @@ static int generate(plx_cli *cli, const prompt_list *prompts, plx_generate_optio
         return cli_error("out of memory");
     }
     options->user = &out;
-    plx_status status = plx_model_load(cli->context, cli->arguments[0], NULL, &model);
+    plx_status status = plx_model_load(cli->context, cli->arguments[0], load, &model);
     if (status == PLX_OK) status = plx_model_tokenizer(model, &tokenizer);
     if (status == PLX_OK) status = (out.count == 1 ? write_one : write_several)(&out, model, tokenizer, options);
     int result = status == PLX_OK ? cli_finish(cli) : cli_fail(cli, status);
@@ -215,6 +216,7 @@ static int generate(plx_cli *cli, const prompt_list *prompts, plx_generate_optio
 int cli_generate(plx_cli *cli, int argc, char **argv)
 {
     plx_generate_options options = plx_generate_defaults();
+    plx_model_options load = {0};
     plx_sampling *sampling = &options.sampling;
     cli_texts prompts = {0};
     const char *prompt_file = NULL, *prompts_file = NULL;
@@ -235,6 +237,7 @@ int cli_generate(plx_cli *cli, int argc, char **argv)
         {"repetition-penalty", CLI_REAL, &sampling->repetition_penalty, "X",
          "above 1: tokens seen before become less likely (1)", 1e-6, 1e6},
         {"seed", CLI_SIZE, &seed, "N", "of the random choices: the same seed writes the same text (0)", 0, 0},
+        {"adapter", CLI_TEXT, &load.adapter, "DIR", "put this adapter (of the peft package) on the model", 0, 0},
         {"stop", CLI_FLAG, &options.stop_at_separator, NULL, "end where the model ends the document", 0, 0},
         {0},
     };
@@ -256,7 +259,7 @@ int cli_generate(plx_cli *cli, int argc, char **argv)
                 result = add_prompt(&list, prompts.items[i], strlen(prompts.items[i]));
             if (prompts.count == 0) result = add_prompt(&list, "", 0);
         }
-        if (result == 0) result = generate(cli, &list, &options);
+        if (result == 0) result = generate(cli, &list, &options, &load);
     }
     release_prompts(&list);
     cli_texts_free(&prompts);

@@ -96,6 +96,11 @@ plx_status plx_model_load(plx_context *context, const char *path, const plx_mode
     if (status == PLX_OK) status = plx_source_read(&source, model);
     if (status == PLX_OK) status = plx_model_find_tokenizer(model, source.path, source.gguf ? source.path : NULL);
     plx_source_close(&source);
+    if (status == PLX_OK && options->adapter != NULL) {
+        plx_model *base = model;
+        status = plx_model_with_adapter(base, options->adapter, &model);
+        plx_model_free(base);
+    }
     if (status == PLX_OK) *made = model;
     else plx_model_free(model);
     return status;

@@ -166,6 +166,8 @@ json_t *plx_adapter_describe(const plx_adapter_config *adapter); /* NULL when me
 /* ---- files (checkpoint.c) ---- */
 /* Writes config.json, model.safetensors (shards above 4 GB) and generation_config.json into an existing directory. */
 plx_status plx_model_write(plx_model *model, const char *directory);
+/* DIRECTORY/NAME with this JSON, which is taken over; NULL (memory was short) is an error. */
+plx_status plx_json_write(plx_context *context, const char *directory, const char *name, json_t *object);
 /* Reads all tensors of an allocated model from a directory's safetensors files. */
 plx_status plx_model_read(plx_model *model, const char *directory);
 /* A model's directory: the path itself, or for a run's directory the checkpoint that `latest` names. Freed with

@@ -137,7 +137,7 @@ static size_t shard_end(const output_list *list, size_t first)
 
 /* ---- files ---- */
 
-static plx_status write_json(plx_context *context, const char *directory, const char *name, json_t *object)
+plx_status plx_json_write(plx_context *context, const char *directory, const char *name, json_t *object)
 {
     char *path = plx_format(context, "%s/%s", directory, name);
     char *text = object != NULL ? json_dumps(object, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) : NULL;
@@ -184,7 +184,7 @@ static plx_status write_tensors(plx_context *context, const output_list *list, c
         json_decref(map);
         return status;
     }
-    return write_json(context, directory, "model.safetensors.index.json",
+    return plx_json_write(context, directory, "model.safetensors.index.json",
                       json_pack("{s:{s:I}, s:o}", "metadata", "total_size", (json_int_t)total, "weight_map", map));
 }
 
@@ -212,12 +212,12 @@ static plx_status write_configs(plx_model *model, const plx_family *family, cons
         status = plx_family_write_config(context, family, &model->config, &config);
     if (status == PLX_OK && family != NULL)
         status = plx_made_set(context, config, "torch_dtype", json_string(main_type(list)));
-    if (status == PLX_OK) status = write_json(context, directory, "config.json", config);
+    if (status == PLX_OK) status = plx_json_write(context, directory, "config.json", config);
     if (generation != NULL && model->config.bos_token_id >= 0)
         json_object_set_new(generation, "bos_token_id", json_integer(model->config.bos_token_id));
     if (generation != NULL && model->config.eos_token_id >= 0)
         json_object_set_new(generation, "eos_token_id", json_integer(model->config.eos_token_id));
-    if (status == PLX_OK) return write_json(context, directory, "generation_config.json", generation);
+    if (status == PLX_OK) return plx_json_write(context, directory, "generation_config.json", generation);
     json_decref(generation);
     return status;
 }
@@ -256,6 +256,11 @@ plx_status plx_model_save_as(plx_model *model, const char *directory, const plx_
     if (layout->family != NULL && family == NULL)
         return plx_fail(model->context, PLX_ERROR_VALUE, "there is no family '%.40s'; there are %s", layout->family,
                         plx_family_list(names, sizeof names, false));
+    if (family != NULL && model->config.adapter.rank > 0)
+        return plx_fail(model->context, PLX_ERROR_UNSUPPORTED,
+                        "the family %s cannot say adapter: merge it into the weights, or write it alone (plexus convert "
+                        "--merge, --adapter-only)",
+                        family->name);
     PLX_TRY(plx_directory_begin(model->context, directory, &aside));
     plx_status status = write_model(model, aside, family, layout->convert ? &layout->type : NULL);
     if (status == PLX_OK) return plx_directory_commit(model->context, aside, directory);

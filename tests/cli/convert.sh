@@ -18,5 +18,20 @@ expect "no directory named" 2 'out' "$plexus" convert ours
 check "nothing is left of a failure" test ! -e x
 head -c 3000 "$models/llama.gguf" >cut.gguf
 expect "a file that is cut off" 1 'cut.gguf.*cut off' "$plexus" plan cut.gguf
+adapters=${models%families}adapters
+expect "a peft adapter, put on its base and merged" 0 'layout of llama' \
+    "$plexus" convert "$models/llama-grouped" --adapter "$adapters/llama" --merge --family llama --out merged
+check "leaves no adapter" bash -c "! grep -qa lora_ merged/model.safetensors"
+expect "or kept beside the weights" 0 'layout of plexus' \
+    "$plexus" convert "$models/gpt_neox" --adapter "$adapters/gpt_neox" --out beside
+expect "which the family cannot say" 1 'cannot say adapter' "$plexus" convert beside --family gpt_neox --out x
+expect "and written alone again" 0 'layout of peft' \
+    "$plexus" convert beside --adapter-only --base EleutherAI/some --out alone
+check "with its base's name" grep -q '"base_model_name_or_path": "EleutherAI/some"' alone/adapter_config.json
+check "and peft's names" grep -qa 'attention.query_key_value.lora_A.weight' alone/adapter_model.safetensors
+expect "nothing to merge" 1 'no adapter to merge' "$plexus" convert "$models/llama" --merge --out x
+expect "an adapter of another model" 1 'adapter_model.safetensors.*shape' \
+    "$plexus" generate "$models/llama" --adapter "$adapters/llama" --prompt a
+expect "merged and alone at once" 2 'neither' "$plexus" convert beside --merge --adapter-only --out x
 expect "a model that is not known" 1 'config.json.*mamba' bash -c \
     "mkdir -p other && echo '{\"model_type\": \"mamba\"}' >other/config.json && $plexus generate other --prompt a"
