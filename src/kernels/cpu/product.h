@@ -133,12 +133,24 @@ INLINE void product_tile(const float *left, const size_t row_step, const size_t 
     }
 }
 
+/* The two whole tiles are functions of their own: a register that lives on around their loop spills a sum in it. */
+static __attribute__((noinline, unused)) void product_whole(const float *left, const float *panel, size_t depth,
+                                                    const product_store *to)
+{
+    product_tile(left, PRODUCT_STRIDE, 1, panel, depth, to, 0, PRODUCT_ROWS);
+}
+static __attribute__((noinline, unused)) void product_whole_turned(const float *left, const float *panel, size_t depth,
+                                                                   const product_store *to)
+{
+    product_tile(left, 1, PRODUCT_LANES, panel, depth, to, 0, PRODUCT_ROWS);
+}
+
 /* At most PRODUCT_ROWS rows by one panel; fewer are put together from tiles of powers of two. */
 INLINE void product_rows(const float *left, const size_t row_step, const size_t k_step, const float *panel,
                          size_t depth, const product_store *to, size_t rows)
 {
     if (rows == PRODUCT_ROWS) {
-        product_tile(left, row_step, k_step, panel, depth, to, 0, PRODUCT_ROWS);
+        (k_step == 1 ? product_whole : product_whole_turned)(left, panel, depth, to);
         return;
     }
     size_t row = 0;
