@@ -43,6 +43,9 @@ double *test_logits(plx_model *model, const plx_batch *batch);
 /* All trainable gradients one after the other, freed with free. */
 double *test_gradients(plx_model *model, const plx_batch *batch, size_t *count);
 
+/* Fails unless the gradient of every tensor of a model in double is what central differences of its loss say, to 1e-6. */
+void check_model_gradients(plx_model *model, const char *name);
+
 /* |a - b| / |b| in the Euclidean norm (0 when both are 0). */
 double relative_error(const double *a, const double *b, size_t count);
 
