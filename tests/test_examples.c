@@ -225,9 +225,45 @@ static void recognising(void **state)
     plx_context_free(context);
 }
 
+/* Templates of 10 MB, each made to be slow where a search begins again at every sign it finds. */
+static void recognising_large(void **state)
+{
+    (void)state;
+    enum { BYTES = 10 << 20 };
+    static const struct {
+        const char *again, *end, *name, *system;
+    } cases[] = {
+        {"<|im_start|>system\\n", "", "chatml", NULL},
+        {"<|im_start|>system\\n", "<|im_end|>", "chatml", "<|im_start|>system\n"},
+        {"<|im_start|>", "", "chatml", NULL},
+        {"\\", "", NULL, NULL},
+        {"{% if", "", NULL, NULL},
+    };
+    plx_context *context = test_context(1, NULL, NULL);
+    char *text = malloc(BYTES + 64);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const plx_chat_template *form;
+        char *system, *at = text;
+        while (at < text + BYTES) at = stpcpy(at, cases[i].again);
+        stpcpy(at, cases[i].end);
+        plx_status status = plx_chat_recognise(context, text, &form, &system);
+        assert_int_equal(status, cases[i].name != NULL ? PLX_OK : PLX_ERROR_UNSUPPORTED);
+        if (cases[i].name == NULL) continue;
+        assert_string_equal(plx_chat_name(form), cases[i].name);
+        if (cases[i].system == NULL)
+            assert_null(system);
+        else
+            assert_memory_equal(system, cases[i].system, strlen(cases[i].system));
+        plx_free(context, system);
+    }
+    free(text);
+    plx_context_free(context);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(forms), cmocka_unit_test(records), cmocka_unit_test(refusals),
-                                       cmocka_unit_test(long_and_held_out), cmocka_unit_test(recognising)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(forms),       cmocka_unit_test(records),
+                                       cmocka_unit_test(refusals),    cmocka_unit_test(long_and_held_out),
+                                       cmocka_unit_test(recognising), cmocka_unit_test(recognising_large)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -330,6 +330,10 @@ static const struct refused {
      PLX_ERROR_FORMAT},
     {HEAD MODEL(VOCAB ",\"merges\":[\"a b\",\"a b\"]"), "model.merges[1]: the same merge stands there twice",
      PLX_ERROR_FORMAT},
+    /* A merge that gives one of its parts again would go in circles. */
+    {HEAD MODEL(VOCAB ",\"merges\":[[\"\",\"a\"]]"), "model.merges[0]: a merge must be two tokens", PLX_ERROR_FORMAT},
+    {HEAD MODEL(VOCAB ",\"merges\":[[\"a\",\"b\"],[\"ab\",\"\"]]"), "model.merges[1]: a merge must be two tokens",
+     PLX_ERROR_FORMAT},
     {HEAD MODEL(VOCAB ",\"merges\":[\"a x\"]"), "model.merges[0]: 'x' is not in model.vocab", PLX_ERROR_FORMAT},
     {HEAD MODEL(VOCAB ",\"merges\":[\"b c\"]"), "model.merges[0]: 'bc' is not in model.vocab", PLX_ERROR_FORMAT},
     {HEAD MODEL(VOCAB ",\"merges\":[],\"dropout\":0.1"), "model.dropout", PLX_ERROR_UNSUPPORTED},

@@ -63,9 +63,10 @@ static char *literal_system(plx_context *context, const char *jinja)
     static const char before[] = "<|im_start|>system\\n", after[] = "<|im_end|>";
     char *made = plx_alloc(context, strlen(jinja) + 1);
     if (made == NULL) return NULL;
-    for (const char *p = strstr(jinja, before); p != NULL; p = strstr(p + 1, before)) {
+    const char *q;
+    for (const char *p = strstr(jinja, before); p != NULL; p = strstr(q, before)) {
         char *to = made;
-        const char *q = p + sizeof before - 1;
+        q = p + sizeof before - 1;
         for (; *q != '\0' && *q != '\'' && *q != '"' && strncmp(q, after, sizeof after - 1) != 0; q++) {
             if (*q == '\\' && q[1] != '\0') {
                 q++;
