@@ -27,7 +27,8 @@ SAY = @echo " "
 SOURCES := $(sort $(shell find src -name '*.c' -not -path 'src/cli/*'))
 LEVELED := $(foreach f,$(SOURCES),$(if $(findstring /cpu/,$(f)),$(f)))
 TILED   := $(foreach f,$(SOURCES),$(if $(findstring /amx/,$(f)),$(f)))
-PLAIN   := $(filter-out $(LEVELED) $(TILED),$(SOURCES))
+VNNI    := $(foreach f,$(SOURCES),$(if $(findstring /vnni/,$(f)),$(f)))
+PLAIN   := $(filter-out $(LEVELED) $(TILED) $(VNNI),$(SOURCES))
 CLI     := $(sort $(wildcard src/cli/*.c))
 ARCH    := $(shell uname -m)
 LEVELS  := portable $(if $(filter x86_64,$(ARCH)),avx2 avx512)
@@ -37,9 +38,11 @@ TILES := emulated $(if $(filter x86_64,$(ARCH)),amx)
 FLAGS_emulated = -DPLX_TILES_EMULATED_HERE -Wno-psabi
 FLAGS_amx    = $(FLAGS_avx512) -mavx512bf16 -mamx-tile -mamx-bf16
 FLAGS_avx512 = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mprefer-vector-width=512
+FLAGS_vnni   = $(FLAGS_avx512) -mavx512vnni
 
 OBJECTS := $(PLAIN:%.c=$(BUILD)/%.o) $(foreach l,$(LEVELS),$(LEVELED:%.c=$(BUILD)/%.$(l).o)) \
-           $(foreach l,$(TILES),$(TILED:%.c=$(BUILD)/%.$(l).o))
+           $(foreach l,$(TILES),$(TILED:%.c=$(BUILD)/%.$(l).o)) \
+           $(if $(filter x86_64,$(ARCH)),$(VNNI:%.c=$(BUILD)/%.vnni.o))
 CLI_OBJECTS := $(CLI:%.c=$(BUILD)/%.o)
 
 all: $(BUILD)/plexus $(BUILD)/libplexus.a $(BUILD)/libplexus.so
@@ -54,7 +57,7 @@ $(BUILD)/%.$(1).o: %.c
 	$$(SAY) CC $$< for $(1)
 	$$(Q)$$(CC) $$(CPPFLAGS) $$(FLAGS) $$(LEVELED_OPT) $$(FLAGS_$(1)) -DPLX_LEVEL_NAME=$(1) -MMD -MP -c $$< -o $$@
 endef
-$(foreach l,$(LEVELS) $(TILES),$(eval $(call LEVEL_RULE,$(l))))
+$(foreach l,$(LEVELS) $(TILES) vnni,$(eval $(call LEVEL_RULE,$(l))))
 
 $(BUILD)/libplexus.a: $(OBJECTS)
 	@rm -f $@

@@ -78,7 +78,7 @@ typedef struct plx_allocator {
 typedef struct plx_context_options {
     int threads;             /* 0: all processors this process may use. Results do not depend on it */
     const char *device;      /* NULL: "cpu" */
-    const char *level;       /* NULL: the processor's best; or "portable", "avx2", "avx512", "amx" */
+    const char *level;       /* NULL: the processor's best; or "portable", "avx2", "avx512", "vnni", "amx" */
     plx_allocator allocator; /* all NULL: malloc */
     void (*log)(void *user, plx_log_level level, const char *message);                     /* may be NULL */
     void (*progress)(void *user, const char *what, double done, double total);             /* may be NULL */
@@ -150,6 +150,17 @@ const char *plx_type_name(plx_type type); /* "f32" */
 
 typedef struct plx_model plx_model;
 
+/* How plx_model_load holds the weights. Packed matrices take a fraction of the memory and are multiplied as they lie, by
+ * activations rounded to int8 in blocks of 32; they cannot be trained or written to. Those whose rows are no multiple of
+ * 32 numbers, and tensors that are no matrices of products, become `type` under Q8_0 and Q4_0. */
+typedef enum plx_weights {
+    PLX_WEIGHTS_TYPE,   /* all as `type` */
+    PLX_WEIGHTS_STORED, /* matrices as the file has them: packed, bf16, f16, or `type` */
+    PLX_WEIGHTS_Q8_0,   /* matrices packed as Q8_0, whatever the file has */
+    PLX_WEIGHTS_Q4_0,   /* as Q4_0, but the embedding and the head as Q8_0 */
+    PLX_WEIGHTS_BF16    /* matrices rounded to bf16 */
+} plx_weights;
+
 typedef struct plx_model_options {
     uint64_t seed; /* of the initial weights; a tensor's numbers depend on seed, its name and shape alone */
     plx_type type; /* PLX_F32; PLX_F64 computes everything by the plain reference kernels (for tests) */
@@ -157,6 +168,7 @@ typedef struct plx_model_options {
                                instead of being converted to `type` */
     const char *adapter; /* plx_model_load: directory of an adapter that is put on the model, as plx_model_with_adapter
                             does; NULL: none */
+    plx_weights weights;    /* plx_model_load */
 } plx_model_options;
 
 /* Makes a model with fresh weights. config_json is the text of a config.json (see docs/config.md); keys with
@@ -166,7 +178,7 @@ plx_status plx_model_create(plx_context *context, const char *config_json, const
                             plx_model **model);
 /* Opens a model: a directory (config.json, model.safetensors or shards with an index), Plexus's own or one of the
  * families of docs/open-models.md; a run's directory, by its `latest` checkpoint; or a .gguf file. options may be NULL;
- * the seed is not used. Packed weights become `type`. Errors: ERROR_FILE; ERROR_FORMAT for a file that is damaged, a
+ * the seed is not used. Errors: ERROR_FILE; ERROR_FORMAT for a file that is damaged, a
  * tensor that is missing, of another shape or too many; ERROR_VALUE naming the key of config.json; ERROR_UNSUPPORTED
  * naming the architecture, key, value or stored type that Plexus does not have; ERROR_MEMORY with the sum. */
 plx_status plx_model_load(plx_context *context, const char *path, const plx_model_options *options,

@@ -463,3 +463,20 @@ void cli_release(plx_cli *cli)
     free(cli->arguments);
     cli->arguments = NULL;
 }
+
+/* ---- --weights ---- */
+
+bool cli_weights(const char *name, plx_model_options *options)
+{
+    static const struct {
+        const char *name;
+        plx_weights weights;
+    } ways[] = {{"stored", PLX_WEIGHTS_STORED}, {"q8_0", PLX_WEIGHTS_Q8_0}, {"q4_0", PLX_WEIGHTS_Q4_0},
+                {"bf16", PLX_WEIGHTS_BF16},     {"f32", PLX_WEIGHTS_TYPE}};
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++)
+        if (name == NULL || strcmp(name, ways[i].name) == 0) {
+            options->weights = ways[i].weights;
+            return true;
+        }
+    return false;
+}

@@ -84,6 +84,13 @@ typedef struct cli_option {
  * CLI_GO_ON, or the exit status with everything said (help printed, or one line about the wrong usage). */
 int cli_parse(plx_cli *cli, const char *command, const cli_option *options, int least, int most, int argc, char **argv);
 
+/* --weights of the commands that run a model; NULL: as stored. False: no such way. */
+#define CLI_WEIGHTS_OPTION(variable)             \
+    {"weights", CLI_TEXT, &(variable), "FORM",   \
+     "how matrices are held: stored (as in the file), q8_0, q4_0, bf16 or f32 (stored)", 0, 0}
+#define CLI_WEIGHTS_WRONG "--weights is stored, q8_0, q4_0, bf16 or f32, not '%.40s'"
+bool cli_weights(const char *name, plx_model_options *options);
+
 /* "plexus: MESSAGE" for an error of the library (the context's last); returns the exit status. */
 int cli_fail(plx_cli *cli, plx_status status);
 /* The same for an error of the command's own; returns 1. */

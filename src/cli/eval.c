@@ -20,18 +20,20 @@ static int show(plx_cli *cli, const plx_evaluation *found)
 
 int cli_eval(plx_cli *cli, int argc, char **argv)
 {
-    const char *text = NULL;
+    const char *text = NULL, *weights = NULL;
     size_t window = 0;
     plx_model_options load = {0};
     const cli_option table[] = {
         {"text", CLI_TEXT, &text, "FILE", "the text: plain, .zst, .jsonl or .jsonl.zst", 0, 0},
         {"window", CLI_SIZE, &window, "N", "tokens a window (the model's max_position_embeddings)", 2, 0},
         {"adapter", CLI_TEXT, &load.adapter, "DIR", "put this adapter (of the peft package) on the model", 0, 0},
+        CLI_WEIGHTS_OPTION(weights),
         {0},
     };
     int go_on = cli_parse(cli, "eval", table, 1, 1, argc, argv);
     if (go_on != CLI_GO_ON) return go_on;
     if (!text) return cli_usage_error("eval", "eval: --text FILE is missing");
+    if (!cli_weights(weights, &load)) return cli_usage_error("eval", "eval: " CLI_WEIGHTS_WRONG, weights);
     plx_model *model = NULL;
     plx_evaluation found;
     plx_status status = plx_model_load(cli->context, cli->arguments[0], &load, &model);

@@ -219,7 +219,7 @@ int cli_generate(plx_cli *cli, int argc, char **argv)
     plx_model_options load = {0};
     plx_sampling *sampling = &options.sampling;
     cli_texts prompts = {0};
-    const char *prompt_file = NULL, *prompts_file = NULL;
+    const char *prompt_file = NULL, *prompts_file = NULL, *weights = NULL;
     size_t seed = 0;
     const cli_option table[] = {
         {"prompt", CLI_TEXTS, &prompts, "TEXT",
@@ -239,12 +239,15 @@ int cli_generate(plx_cli *cli, int argc, char **argv)
         {"seed", CLI_SIZE, &seed, "N", "of the random choices: the same seed writes the same text (0)", 0, 0},
         {"adapter", CLI_TEXT, &load.adapter, "DIR", "put this adapter (of the peft package) on the model", 0, 0},
         {"stop", CLI_FLAG, &options.stop_at_separator, NULL, "end where the model ends the document", 0, 0},
+        CLI_WEIGHTS_OPTION(weights),
         {0},
     };
     prompt_list list = {0};
     int result = cli_parse(cli, "generate", table, 1, 1, argc, argv);
     if (result == CLI_GO_ON && (prompts.count > 0) + (prompt_file != NULL) + (prompts_file != NULL) > 1)
         result = cli_usage_error("generate", "generate: --prompt, --prompt-file and --prompts exclude each other");
+    if (result == CLI_GO_ON && !cli_weights(weights, &load))
+        result = cli_usage_error("generate", "generate: " CLI_WEIGHTS_WRONG, weights);
     if (result == CLI_GO_ON) {
         sampling->seed = seed;
         result = 0;

@@ -20,7 +20,7 @@
 
 /* ---- levels ---- */
 
-static const char *const level_names[PLX_LEVEL_COUNT] = {"portable", "avx2", "avx512", "amx"};
+static const char *const level_names[PLX_LEVEL_COUNT] = {"portable", "avx2", "avx512", "vnni", "amx"};
 
 #if defined(__x86_64__)
 /* Bits 22 (AMX-BF16) and 24 (AMX-TILE) of leaf 7 and bit 5 (AVX512-BF16) of its subleaf 1; then Linux must be asked
@@ -41,7 +41,8 @@ static plx_level processor_level(void)
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    if (avx512) return tiles_usable() ? PLX_LEVEL_AMX : PLX_LEVEL_AVX512;
+    if (avx512 && __builtin_cpu_supports("avx512vnni")) return tiles_usable() ? PLX_LEVEL_AMX : PLX_LEVEL_VNNI;
+    if (avx512) return PLX_LEVEL_AVX512;
     return avx2 ? PLX_LEVEL_AVX2 : PLX_LEVEL_PORTABLE;
 #else
     return PLX_LEVEL_PORTABLE;

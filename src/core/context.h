@@ -14,12 +14,13 @@
 typedef struct plx_device plx_device;
 typedef struct plx_profile plx_profile; /* kernels/profile.c */
 
-/* Processor levels a kernel may need. Each includes those before it; AMX is AVX-512 with AVX512-BF16 and bf16 tiles
- * that the kernel lets this process use. */
+/* Processor levels a kernel may need. Each includes those before it; VNNI is AVX-512 with integer dot products; AMX has
+ * AVX512-BF16 and bf16 tiles that the kernel lets this process use. */
 typedef enum plx_level {
     PLX_LEVEL_PORTABLE,
     PLX_LEVEL_AVX2,
     PLX_LEVEL_AVX512,
+    PLX_LEVEL_VNNI,
     PLX_LEVEL_AMX,
     PLX_LEVEL_COUNT
 } plx_level;

@@ -118,6 +118,36 @@ static void unpack_q6_k(const uint8_t *block, float *y)
     }
 }
 
+void plx_packing_loosen(plx_packing packing, const void *block_at, int part, float *d, float *m, int8_t q[32])
+{
+    const uint8_t *block = block_at;
+    const bool group = packing == PLX_PACKED_Q4_K || packing == PLX_PACKED_Q5_K;
+    const bool least = group || packing == PLX_PACKED_Q4_1 || packing == PLX_PACKED_Q5_1;
+    const bool fifth = packing == PLX_PACKED_Q5_0 || packing == PLX_PACKED_Q5_1 || packing == PLX_PACKED_Q5_K;
+    const int centre = packing == PLX_PACKED_Q4_0 ? 8 : packing == PLX_PACKED_Q5_0 ? 16 : 0;
+    *d = read_f16(block);
+    *m = least ? read_f16(block + 2) : 0.0f;
+    if (packing == PLX_PACKED_Q8_0) {
+        memcpy(q, block + 2, 32);
+        return;
+    }
+    const uint8_t *after = block + (group ? 16 : least ? 4 : 2), *low = after;
+    if (group) {
+        int scale, minimum;
+        group_scales(block + 4, part, &scale, &minimum);
+        *d *= (float)scale;
+        *m *= -(float)minimum;
+        low += (fifth ? 32 : 0) + part / 2 * 32;
+        for (int i = 0; i < 32; i++)
+            q[i] = (int8_t)((low[i] >> part % 2 * 4 & 15) | (fifth ? (after[i] >> part & 1) << 4 : 0));
+        return;
+    }
+    uint32_t high = fifth ? after[0] | (uint32_t)after[1] << 8 | (uint32_t)after[2] << 16 | (uint32_t)after[3] << 24 : 0;
+    low += fifth ? 4 : 0;
+    for (int i = 0; i < 32; i++)
+        q[i] = (int8_t)(((low[i % 16] >> i / 16 * 4 & 15) | (int)(high >> i & 1) << 4) - centre);
+}
+
 /* Plain numbers; the switch is outside of the loops. */
 static void unpack_plain(plx_packing packing, const void *data, size_t count, float *y)
 {

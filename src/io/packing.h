@@ -38,5 +38,8 @@ plx_packing plx_packing_of(plx_type type);
 /* The numbers of `count` blocks, as f32. F64 rounds; every other packing gives the numbers that the field's own
  * program gives, bit for bit. */
 void plx_packing_unpack(plx_packing packing, const void *blocks, size_t count, float *numbers);
+/* Numbers 32 part .. 32 part + 31 of a block, as d q or d q + m, whichever the packing is; both exactly. Not for Q6_K,
+ * whose scales are of 16 numbers, nor for plain numbers. */
+void plx_packing_loosen(plx_packing packing, const void *block, int part, float *d, float *m, int8_t q[32]);
 
 #endif

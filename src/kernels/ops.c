@@ -1,5 +1,5 @@
 /* ops.c - the shared operations: name, and implementations from the fastest to the reference. */
-#include "kernels/kernels.h"
+#include "kernels/packed.h"
 
 #define NEEDS_F32(args) _Static_assert(offsetof(args, type) == 0, "accepts_f32 reads the type first")
 NEEDS_F32(plx_column_sum_args);
@@ -94,4 +94,4 @@ const plx_op *const plx_shared_ops[] = {
     &plx_op_matmul, &plx_op_column_sum, &plx_op_norm_forward, &plx_op_norm_backward, &plx_op_rope,
     &plx_op_swiglu_forward, &plx_op_swiglu_backward, &plx_op_gelu_forward, &plx_op_gelu_backward, &plx_op_add,
     &plx_op_dropout, &plx_op_embedding_forward, &plx_op_embedding_backward, &plx_op_gather, &plx_op_cross_entropy,
-    &plx_op_append, &plx_op_move, &plx_op_sum_squares, &plx_op_adamw, NULL};
+    &plx_op_packed_matmul, &plx_op_packed_rows, &plx_op_append, &plx_op_move, &plx_op_sum_squares, &plx_op_adamw, NULL};

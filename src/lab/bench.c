@@ -182,7 +182,7 @@ static plx_status reference_outputs(bench *run, const plx_bench_case *about, con
 
 static bool is_level(const char *name, plx_level *level)
 {
-    static const char *const names[PLX_LEVEL_COUNT] = {"portable", "avx2", "avx512", "amx"};
+    static const char *const names[PLX_LEVEL_COUNT] = {"portable", "avx2", "avx512", "vnni", "amx"};
     for (int i = 0; i < PLX_LEVEL_COUNT; i++)
         if (strcmp(name, names[i]) == 0) {
             *level = (plx_level)i;

@@ -170,6 +170,10 @@ static plx_status merge_into(plx_model *old, const plx_param *weight)
     snprintf(name, sizeof name, "%.*slora_B.weight", (int)stem, weight->name);
     const plx_param *b = plx_model_find_param(old, name);
     if (a == NULL || b == NULL) return PLX_OK;
+    if (weight->form != PLX_FORM_PLAIN)
+        return plx_fail(context, PLX_ERROR_UNSUPPORTED,
+                        "tensor %s is packed (%s) and takes no adapter up; load the model with weights as f32 to merge",
+                        weight->name, plx_form_name(weight->form));
     void *scaled;
     PLX_TRY(plx_device_alloc(context, b->elements * plx_type_size(b->type), &scaled));
     const plx_adapter_config *adapter = &old->config.adapter;

@@ -66,16 +66,22 @@ plx_status plx_model_read_tensor(plx_model *model, const char *name, bool gradie
                         "tensor %s has no gradient: it is frozen, or none was computed", name);
     void *host = plx_alloc(model->context, count * plx_type_size(type));
     if (host == NULL) return plx_context_error(model->context)->code;
-    plx_device_download(model->context, host, data, count * plx_type_size(type));
-    for (size_t i = 0; i < count; i++) values[i] = plx_get(host, type, i);
+    plx_status status = PLX_OK;
+    if (gradient) plx_device_download(model->context, host, data, count * plx_type_size(type));
+    else status = plx_param_fetch(model->context, param, 0, count, host);
+    for (size_t i = 0; i < count && status == PLX_OK; i++) values[i] = plx_get(host, type, i);
     plx_free(model->context, host);
-    return PLX_OK;
+    return status;
 }
 
 plx_status plx_model_write_tensor(plx_model *model, const char *name, const double *values, size_t count)
 {
     plx_param *param;
     PLX_TRY(find_tensor(model, name, count, &param));
+    if (param->form != PLX_FORM_PLAIN)
+        return plx_fail(model->context, PLX_ERROR_UNSUPPORTED,
+                        "tensor %s is packed (%s) and cannot be written; load the model with weights as f32", name,
+                        plx_form_name(param->form));
     void *host = plx_alloc(model->context, count * plx_type_size(param->type));
     if (host == NULL) return plx_context_error(model->context)->code;
     for (size_t i = 0; i < count; i++) plx_put(host, param->type, i, values[i]);

@@ -27,23 +27,34 @@ plx_status plx_tensor_read_into(plx_context *context, plx_safetensors *file, con
 
 plx_status plx_model_read(plx_model *model, const char *directory)
 {
-    plx_source source = {.context = model->context};
+    plx_source source = {.context = model->context, .keep_packed = true};
     plx_status status = plx_store_open_directory(model->context, directory, &source.store);
     if (status == PLX_OK) status = plx_source_read(&source, model);
     plx_source_close(&source);
     return status;
 }
 
-/* With keep_stored_types, matrices stored in 16 bits stay so: their type is set before memory is laid out. */
-static plx_status keep_types(plx_source *source, plx_model *model)
+/* How a matrix is to be held; it is laid out so before memory is. */
+static void choose_form(const plx_model *model, const plx_model_options *options, plx_packing stored, plx_param *param)
+{
+    const bool lookup = param == model->embedding || param == model->head;
+    const bool packs = param->packable && param->shape[1] % PLX_BLOCK == 0;
+    plx_type type;
+    bool half = plx_packing_plain(stored, &type) && (type == PLX_BF16 || type == PLX_F16);
+    if (half && (options->keep_stored_types || options->weights == PLX_WEIGHTS_STORED)) param->type = type;
+    if (options->weights == PLX_WEIGHTS_BF16) param->type = PLX_BF16;
+    if (options->weights == PLX_WEIGHTS_STORED && packs) param->form = plx_form_of(stored);
+    if (options->weights == PLX_WEIGHTS_Q8_0 && packs) param->form = PLX_FORM_Q8_0;
+    if (options->weights == PLX_WEIGHTS_Q4_0 && packs) param->form = lookup ? PLX_FORM_Q8_0 : PLX_FORM_Q4_0;
+}
+
+static plx_status choose_forms(plx_source *source, plx_model *model, const plx_model_options *options)
 {
     for (size_t i = 0; i < model->param_count; i++) {
         plx_param *param = model->params[i];
         plx_source_tensor tensor;
-        plx_type type;
         PLX_TRY(plx_source_find(source, model, param, &tensor));
-        bool half = plx_packing_plain(tensor.stored->packing, &type) && (type == PLX_BF16 || type == PLX_F16);
-        if (param->rank == 2 && half) param->type = type;
+        if (param->rank == 2) choose_form(model, options, tensor.stored->packing, param);
     }
     return PLX_OK;
 }
@@ -91,7 +102,7 @@ plx_status plx_model_load(plx_context *context, const char *path, const plx_mode
     if (status == PLX_OK) status = plx_config_parse(context, source.config, &config);
     if (status == PLX_OK) status = plx_model_outline(context, &config, options->type, &model);
     if (status == PLX_OK) status = plx_source_open_tensors(&source);
-    if (status == PLX_OK && options->keep_stored_types) status = keep_types(&source, model);
+    if (status == PLX_OK) status = choose_forms(&source, model, options);
     if (status == PLX_OK) status = plx_model_allocate(model);
     if (status == PLX_OK) status = plx_source_read(&source, model);
     if (status == PLX_OK) status = plx_model_find_tokenizer(model, source.path, source.gguf ? source.path : NULL);

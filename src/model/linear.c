@@ -19,6 +19,7 @@ plx_status plx_linear_define(plx_params *params, plx_linear *linear, const char 
     *linear = (plx_linear){.in = in, .out = out};
     snprintf(full, sizeof full, "%s.weight", name);
     PLX_TRY(plx_params_add(params, full, 2, out, in, init, true, &linear->weight));
+    linear->weight->packable = true;
     if (bias) {
         snprintf(full, sizeof full, "%s.bias", name);
         PLX_TRY(plx_params_add(params, full, 1, out, 0, (plx_init){PLX_INIT_CONSTANT, 0}, false, &linear->bias));
@@ -28,6 +29,10 @@ plx_status plx_linear_define(plx_params *params, plx_linear *linear, const char 
 
 static plx_status forward(plx_run *run, const plx_linear *linear, const void *x, size_t rows, void *y, double beta)
 {
+    if (linear->weight->form != PLX_FORM_PLAIN) {
+        PLX_TRY(plx_packed_forward(run, linear, x, rows, y, beta));
+        return plx_adapter_forward(run, linear, x, rows, y);
+    }
     plx_matmul_args args = {
         .a_type = run->type, .b_type = linear->weight->type, .c_type = run->type,
         .a = x, .b = linear->weight->data, .c = y,
@@ -52,6 +57,10 @@ plx_status plx_linear_forward_add(plx_run *run, const plx_linear *linear, const 
 plx_status plx_linear_backward_input(plx_run *run, const plx_linear *linear, const void *dy, size_t rows, void *dx,
                                      bool accumulate)
 {
+    if (linear->weight->form != PLX_FORM_PLAIN) {
+        PLX_TRY(plx_packed_backward_input(run, linear, dy, rows, dx, accumulate));
+        return plx_adapter_backward_input(run, linear, dy, rows, dx);
+    }
     plx_matmul_args args = { /* dx[rows,in] = dy[rows,out] W[out,in] */
         .a_type = run->type, .b_type = linear->weight->type, .c_type = run->type,
         .a = dy, .b = linear->weight->data, .c = dx,

@@ -15,7 +15,18 @@ plx_status plx_model_forward(plx_run *run, plx_model *model, void **hidden)
                                 .vocab = model->config.vocab_size,
                                 .table = model->embedding->data,
                                 .y = x};
-    PLX_TRY(plx_run_op(run, &plx_op_embedding_forward, &embed));
+    plx_packed_rows_args rows = {.type = run->type,
+                                 .form = model->embedding->form,
+                                 .weights = model->embedding->data,
+                                 .ids = run->inputs,
+                                 .count = run->tokens,
+                                 .n = model->config.vocab_size,
+                                 .k = model->config.hidden_size,
+                                 .y = x};
+    if (model->embedding->form != PLX_FORM_PLAIN)
+        PLX_TRY(plx_run_op(run, &plx_op_packed_rows, &rows));
+    else
+        PLX_TRY(plx_run_op(run, &plx_op_embedding_forward, &embed));
     if (!run->keep) PLX_TRY(plx_scratch(run, count, &spare));
     for (size_t i = 0; i < model->config.layer_count; i++) {
         if (run->keep)

@@ -168,14 +168,11 @@ json_t *plx_adapter_describe(const plx_adapter_config *adapter); /* NULL when me
 plx_status plx_model_write(plx_model *model, const char *directory);
 /* DIRECTORY/NAME with this JSON, which is taken over; NULL (memory was short) is an error. */
 plx_status plx_json_write(plx_context *context, const char *directory, const char *name, json_t *object);
-/* Reads all tensors of an allocated model from a directory's safetensors files. */
+/* Reads all tensors of an allocated model but the packed ones from a directory's safetensors files. */
 plx_status plx_model_read(plx_model *model, const char *directory);
 /* A model's directory: the path itself, or for a run's directory the checkpoint that `latest` names. Freed with
  * plx_free. */
 plx_status plx_model_resolve(plx_context *context, const char *path, char **directory);
-/* Elements of device memory as they are, for plx_safetensors_entry.fetch with a plx_fetch as its user. */
-typedef struct plx_fetch { plx_context *context; const void *data; plx_type type; } plx_fetch;
-plx_status plx_device_fetch(void *fetch, size_t first, size_t count, void *data);
 /* Reads a tensor of an open file to device memory, converting to `type`. */
 struct plx_safetensors;
 struct plx_safetensor;

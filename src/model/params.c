@@ -66,6 +66,7 @@ plx_status plx_model_outline(plx_context *context, plx_config *config, plx_type 
     PLX_TRY_GOTO(status, failed,
                  plx_params_add(&params, "model.embed_tokens.weight", 2, config->vocab_size, hidden,
                                 (plx_init){PLX_INIT_NORMAL, embedding_deviation}, true, &model->embedding));
+    model->embedding->packable = true;
     for (size_t i = 0; i < config->layer_count; i++) {
         snprintf(params.prefix, sizeof params.prefix, "model.layers.%zu", i);
         PLX_TRY_GOTO(status, failed, plx_block_define(&params, &config->layers[i], config));
@@ -81,6 +82,7 @@ plx_status plx_model_outline(plx_context *context, plx_config *config, plx_type 
             plx_params_add(&params, "lm_head.weight", 2, config->vocab_size, hidden,
                            (plx_init){PLX_INIT_NORMAL, config->init_fan_in ? 1.0 / sqrt((double)hidden) : 0.02}, true,
                            &model->head));
+    model->head->packable = true;
     json_t *described = plx_config_describe(config);
     char *text = described != NULL ? json_dumps(described, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) : NULL;
     json_decref(described);
@@ -118,7 +120,8 @@ size_t plx_params_layout(const plx_model *model, plx_slab slab, char *memory)
     for (size_t i = 0; i < model->param_count; i++) {
         plx_param *param = model->params[i];
         if (slab != PLX_SLAB_WEIGHTS && !param->trainable) continue;
-        size_t bytes = PLX_ALIGN(param->elements * plx_type_size(slab == PLX_SLAB_WEIGHTS ? param->type : model->type));
+        size_t bytes = PLX_ALIGN(slab == PLX_SLAB_WEIGHTS ? plx_param_bytes(param)
+                                                       : param->elements * plx_type_size(model->type));
         void *place = memory != NULL ? memory + offset : NULL;
         if (memory != NULL) {
             if (slab == PLX_SLAB_WEIGHTS) param->data = place;
@@ -192,6 +195,7 @@ plx_status plx_model_initialise(plx_model *model, uint64_t seed)
     if (host == NULL) return plx_context_error(model->context)->code;
     for (size_t i = 0; i < model->param_count; i++) {
         const plx_param *param = model->params[i];
+        if (param->form != PLX_FORM_PLAIN) continue; /* a rebuilt model's, copied afterwards */
         plx_random random;
         plx_random_init(&random, seed, plx_hash(param->name));
         for (size_t first = 0; first < param->elements; first += CHUNK) {

@@ -5,6 +5,7 @@
 #ifndef PLX_MODEL_PARAMS_H
 #define PLX_MODEL_PARAMS_H
 
+#include "kernels/packed.h"
 #include "model/run.h"
 
 typedef enum plx_init_kind { PLX_INIT_CONSTANT, PLX_INIT_NORMAL } plx_init_kind;
@@ -16,6 +17,8 @@ typedef struct plx_param {
     plx_init init;
     bool decay;          /* weight decay applies */
     bool trainable;
+    bool packable;       /* only products of plx_linear and look-ups of rows read it */
+    plx_form form;       /* other than PLX_FORM_PLAIN: data is packed (packed.c); `type` is what it unpacks to */
     plx_type type;       /* as stored */
     void *data;          /* device */
     void *gradient;      /* device, of the model's compute type; NULL when frozen or not training */
@@ -100,6 +103,23 @@ plx_status plx_linear_backward_input(plx_run *run, const plx_linear *linear, con
 /* Both; dx NULL: not wanted. */
 plx_status plx_linear_backward(plx_run *run, const plx_linear *linear, const void *x, const void *dy, size_t rows,
                                void *dx, bool accumulate);
+
+/* ---- packed weights (packed.c): never trained; everything else takes them as any weight ---- */
+
+/* The products of plx_linear_forward and plx_linear_backward_input (without bias in the latter) for a packed weight.
+ * Where no backward follows, activations are rounded to int8 by blocks; where one does, and in it, the weights are
+ * unpacked some rows at a time and multiplied as f32, so that gradients are those of what was computed. */
+plx_status plx_packed_forward(plx_run *run, const plx_linear *linear, const void *x, size_t rows, void *y, double beta);
+plx_status plx_packed_backward_input(plx_run *run, const plx_linear *linear, const void *dy, size_t rows, void *dx,
+                                     bool accumulate);
+/* Bytes of `data`; SIZE_MAX when they cannot be named. */
+size_t plx_param_bytes(const plx_param *param);
+/* Elements [first, first + count), unpacked where they are packed, to the host, of param->type. */
+plx_status plx_param_fetch(plx_context *context, const plx_param *param, size_t first, size_t count, void *host);
+/* Packs rows [first, first + count) of a file (row_bytes each, host memory; first a multiple of PLX_PANEL_ROWS, count
+ * too but at the end) into the tensor. ERROR_FORMAT naming it where a scale is not finite. */
+plx_status plx_param_pack(plx_context *context, const plx_param *param, plx_packing packing, const void *rows,
+                          size_t row_bytes, size_t first, size_t count);
 
 /* The adapter's part, all of them nothing where there is none: its tensors; y += scale (x A^T) B^T; the gradients of A
  * and B; dx += scale dy B A. */

@@ -33,14 +33,16 @@ plx_status plx_model_rebuild(plx_model *old, const json_t *config, uint64_t seed
     PLX_TRY(outline(old, config, &model));
     for (size_t i = 0; i < model->param_count; i++) {
         const plx_param *from = same_in(old, model->params[i]);
-        if (from != NULL) model->params[i]->type = from->type;
+        if (from == NULL) continue;
+        model->params[i]->type = from->type;
+        model->params[i]->form = from->form;
     }
     plx_status status = plx_model_allocate(model);
     if (status == PLX_OK && old->tokenizer_name != NULL) status = plx_model_set_tokenizer(model, old->tokenizer_name);
     if (status == PLX_OK) status = plx_model_initialise(model, seed);
     for (size_t i = 0; status == PLX_OK && i < model->param_count; i++) {
         const plx_param *to = model->params[i], *from = same_in(old, to);
-        if (from != NULL) plx_device_copy(old->context, to->data, from->data, to->elements * plx_type_size(to->type));
+        if (from != NULL) plx_device_copy(old->context, to->data, from->data, plx_param_bytes(to));
     }
     if (status == PLX_OK) *made = model;
     else plx_model_free(model);

@@ -11,14 +11,6 @@
 
 #define PLX_SHARD_BYTES ((size_t)4 << 30)
 
-plx_status plx_device_fetch(void *user, size_t first, size_t count, void *data)
-{
-    const plx_fetch *fetch = user;
-    size_t size = plx_type_size(fetch->type);
-    plx_device_download(fetch->context, data, (const char *)fetch->data + first * size, count * size);
-    return PLX_OK;
-}
-
 /* A tensor of the files: one of ours, or the three that a family keeps in one, its rows by heads. */
 typedef struct output {
     plx_context *context;
@@ -55,11 +47,10 @@ static void convert_part(void *argument, size_t index, int thread)
 /* Elements of one of our tensors, as the file's type. */
 static plx_status take(const output *from, const plx_param *param, size_t first, size_t count, void *data)
 {
-    plx_fetch fetch = {from->context, param->data, param->type};
-    if (param->type == from->type) return plx_device_fetch(&fetch, first, count, data);
+    if (param->type == from->type) return plx_param_fetch(from->context, param, first, count, data);
     void *stored = plx_alloc_uncleared(from->context, count * plx_type_size(param->type));
     if (stored == NULL) return PLX_ERROR_MEMORY;
-    plx_status status = plx_device_fetch(&fetch, first, count, stored);
+    plx_status status = plx_param_fetch(from->context, param, first, count, stored);
     convert_job job = {param->type, from->type, stored, data, count, 16384};
     plx_parallel_for(from->context, (count + job.part - 1) / job.part, convert_part, &job);
     plx_free(from->context, stored);

@@ -45,6 +45,12 @@ plx_status plx_trainer_create(plx_model *model, const plx_train_options *options
     if (model->moments != NULL)
         return plx_fail(context, PLX_ERROR_VALUE, "the model has a trainer already: free that one first");
     for (size_t i = 0; i < model->param_count; i++)
+        if (model->params[i]->trainable && model->params[i]->form != PLX_FORM_PLAIN)
+            return plx_fail(context, PLX_ERROR_VALUE,
+                            "tensor %s is packed (%s) and cannot be trained: freeze it, or load the model with weights "
+                            "as f32",
+                            model->params[i]->name, plx_form_name(model->params[i]->form));
+    for (size_t i = 0; i < model->param_count; i++)
         if (model->params[i]->trainable && model->params[i]->type != model->type)
             return plx_fail(context, PLX_ERROR_VALUE,
                             "tensor %s is stored as %s: freeze it, or load the model without keep_stored_types",

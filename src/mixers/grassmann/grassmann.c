@@ -105,8 +105,10 @@ static plx_status params(plx_params *list, const plx_layer_shape *shape, void *l
                               plx_init_matrix(shape, hidden, false)));
     PLX_TRY(plx_linear_define(list, &self->plucker, "mixer.plucker", self->components, hidden, true,
                               plx_init_matrix(shape, self->components, false)));
-    return plx_linear_define(list, &self->gate, "mixer.gate", 2 * hidden, hidden, true,
-                             plx_init_matrix(shape, 2 * hidden, false));
+    PLX_TRY(plx_linear_define(list, &self->gate, "mixer.gate", 2 * hidden, hidden, true,
+                              plx_init_matrix(shape, 2 * hidden, false)));
+    self->reduce.weight->packable = self->gate.weight->packable = false; /* read here, as they lie */
+    return PLX_OK;
 }
 
 /* ---- the gate's product, by halves of its weight: [h; g] is never put together ---- */

@@ -102,6 +102,7 @@ typedef struct plx_source {
     const plx_family *family; /* NULL: Plexus's own directory */
     plx_node *config;         /* a config.json of ours */
     plx_store *store;         /* of a directory: opened by plx_source_open_tensors */
+    bool keep_packed;         /* plx_source_read leaves packed tensors, which are never trained, as they are */
 } plx_source;
 
 /* A model's directory, a run's (by `latest`), or a .gguf file. Reads what describes the model, no weights. Closed with

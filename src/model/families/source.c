@@ -214,6 +214,14 @@ static plx_status reserve(plx_context *context, char **memory, size_t *held, siz
     return PLX_OK;
 }
 
+/* So many rows, or a little fewer or more, that are whole panels and whole heads. */
+static size_t whole_panels(size_t rows, const plx_layer_shape *shape)
+{
+    size_t step = shape != NULL && shape->head_dim > 0 ? shape->head_dim : 1;
+    while (step % PLX_PANEL_ROWS != 0) step *= 2;
+    return rows > step ? rows - rows % step : step;
+}
+
 static plx_status read_param(reading *state, const plx_source_tensor *tensor, const plx_param *param)
 {
     plx_context *context = state->source->context;
@@ -222,14 +230,20 @@ static plx_status read_param(reading *state, const plx_source_tensor *tensor, co
     size_t rows = tensor->row_bytes > 0 ? CHUNK_BYTES / (columns * size) : 0;
     if (tensor->shape != NULL && tensor->shape->head_dim > 0) rows -= rows % tensor->shape->head_dim;
     if (rows == 0) rows = tensor->shape != NULL ? tensor->shape->head_dim : 1;
+    if (param->form != PLX_FORM_PLAIN) rows = whole_panels(rows, tensor->shape);
     if (rows > tensor->count) rows = tensor->count;
     PLX_TRY(reserve(context, &state->packed, &state->packed_bytes, rows * tensor->row_bytes));
-    PLX_TRY(reserve(context, &state->numbers, &state->number_bytes, rows * columns * size));
+    if (param->form == PLX_FORM_PLAIN)
+        PLX_TRY(reserve(context, &state->numbers, &state->number_bytes, rows * columns * size));
     for (size_t first = 0; first < tensor->count; first += rows) {
         size_t count = tensor->count - first < rows ? tensor->count - first : rows;
         plx_type type;
         bool stays = plx_packing_plain(packing, &type) && type == param->type;
         PLX_TRY(plx_source_read_rows(state->source, tensor, first, count, state->packed));
+        if (param->form != PLX_FORM_PLAIN) {
+            PLX_TRY(plx_param_pack(context, param, packing, state->packed, tensor->row_bytes, first, count));
+            continue;
+        }
         unpack_job job = {packing,
                           param->type,
                           state->packed,
@@ -267,8 +281,10 @@ plx_status plx_source_read(plx_source *source, plx_model *model)
     plx_status status = taken != NULL ? PLX_OK : PLX_ERROR_MEMORY;
     for (size_t i = 0; i < model->param_count && status == PLX_OK; i++) {
         plx_source_tensor tensor;
-        status = plx_source_find(source, model, model->params[i], &tensor);
-        if (status == PLX_OK) status = read_param(&state, &tensor, model->params[i]);
+        const plx_param *param = model->params[i];
+        status = plx_source_find(source, model, param, &tensor);
+        if (status == PLX_OK && !(source->keep_packed && param->form != PLX_FORM_PLAIN))
+            status = read_param(&state, &tensor, param);
         if (status == PLX_OK) taken[tensor.stored - plx_store_at(source->store, 0)] = true;
     }
     for (size_t i = 0; i < count && status == PLX_OK; i++)
