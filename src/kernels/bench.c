@@ -2,6 +2,9 @@
  * rest at the sizes of a batch of 2,048 tokens. */
 #include "kernels/bench.h"
 
+#include "core/random.h"
+#include "kernels/packed.h"
+
 #include <math.h>
 #include <stddef.h>
 
@@ -48,6 +51,61 @@ static plx_status make_matmul_dinput(plx_bench_problem *problem, const plx_bench
 {
     return make_matmul(problem, s, false, false);
 }
+
+/* ---- packed products: one token, and a prompt; the widest matrices of a model of 135M, and its head ---- */
+
+static const plx_bench_shape packed_shapes[] = {{.M = 1, .N = 1536, .K = 576}, {.M = 1, .N = 49152, .K = 576},
+                                                {.M = 512, .N = 1536, .K = 576}, {.M = 512, .N = 576, .K = 1536}, {0}};
+static const plx_bench_shape packed_row_shapes[] = {{.M = TOKENS, .N = 49152, .K = 576}, {0}};
+
+/* [n, k] of random numbers, in the form that the case names; deviation about 1 / 20. */
+static void *packed_weights(plx_bench_problem *problem, size_t n, size_t k)
+{
+    const plx_form form = *(const plx_form *)problem->about->user;
+    const size_t blocks = k / PLX_BLOCK, block_bytes = plx_form_block_bytes(form);
+    size_t bytes = 0;
+    if (!plx_form_bytes(form, n, k, &bytes)) problem->status = PLX_ERROR_MEMORY;
+    if (problem->dry || problem->status != PLX_OK) return plx_bench_plain(problem, NULL, bytes);
+    char *host = plx_alloc(problem->context, bytes);
+    plx_random random;
+    plx_random_init(&random, 3, 0);
+    for (size_t i = 0; host != NULL && i < n * blocks; i++) {
+        plx_loose_block block = {.d = form == PLX_FORM_Q8_0 ? 0.0007f : 0.011f, .m = -0.085f};
+        for (size_t j = 0; j < PLX_BLOCK; j++) {
+            int q = (int)plx_random_below(&random, form == PLX_FORM_Q8_0 ? 255 : 16);
+            block.q[j] = (int8_t)(form == PLX_FORM_Q8_0 ? q - 127 : form == PLX_FORM_Q4_0 ? q - 8 : q);
+        }
+        const size_t row = i / blocks, panel = row / PLX_PANEL_ROWS;
+        plx_form_put(form, &block, row % PLX_PANEL_ROWS, host + (panel * blocks + i % blocks) * block_bytes);
+    }
+    void *weights = host != NULL ? plx_bench_plain(problem, host, bytes) : NULL;
+    if (host == NULL) problem->status = PLX_ERROR_MEMORY;
+    plx_free(problem->context, host);
+    return weights;
+}
+static plx_status make_packed_matmul(plx_bench_problem *problem, const plx_bench_shape *s)
+{
+    ARGS(plx_packed_matmul_args);
+    *args = (plx_packed_matmul_args){.type = problem->type, .form = *(const plx_form *)problem->about->user,
+                                     .weights = packed_weights(problem, s->N, s->K),
+                                     .x = plx_bench_input(problem, s->M * s->K, 1),
+                                     .y = plx_bench_output(problem, s->M * s->N), .m = s->M, .n = s->N, .k = s->K};
+    return problem->status;
+}
+static plx_status make_packed_rows(plx_bench_problem *problem, const plx_bench_shape *s)
+{
+    ARGS(plx_packed_rows_args);
+    *args = (plx_packed_rows_args){.type = problem->type, .form = *(const plx_form *)problem->about->user,
+                                   .weights = packed_weights(problem, s->N, s->K),
+                                   .ids = plx_bench_random_ids(problem, s->M, s->N), .count = s->M, .n = s->N, .k = s->K,
+                                   .y = plx_bench_output(problem, s->M * s->K)};
+    return problem->status;
+}
+static const plx_form bench_q4_0 = PLX_FORM_Q4_0, bench_q4_1 = PLX_FORM_Q4_1, bench_q8_0 = PLX_FORM_Q8_0;
+/* What rounding x to int8 may change is in the tolerance: the reference does not round. */
+#define PACKED_CASE(title, form)                                                                                       \
+    &(const plx_bench_case){.name = title, .op = &plx_op_packed_matmul, .shapes = packed_shapes, .tolerance = 2e-2,   \
+                            .convention = "2 M N K", .make = make_packed_matmul, .user = &(form)}
 
 /* ---- over rows of M tokens, N wide ---- */
 
@@ -263,6 +321,11 @@ const plx_bench_case *const plx_shared_bench[] = {
     CASE("matmul.forward", matmul, matmul_forward, forward_shapes, "2 M N K"),
     CASE("matmul.dweight", matmul, matmul_dweight, dweight_shapes, "2 M N K"),
     CASE("matmul.dinput", matmul, matmul_dinput, dinput_shapes, "2 M N K"),
+    PACKED_CASE("packed_matmul.q4_0", bench_q4_0),
+    PACKED_CASE("packed_matmul.q4_1", bench_q4_1),
+    PACKED_CASE("packed_matmul.q8_0", bench_q8_0),
+    &(const plx_bench_case){.name = "packed_rows", .op = &plx_op_packed_rows, .shapes = packed_row_shapes,
+                            .tolerance = 1e-6, .make = make_packed_rows, .user = &bench_q8_0},
     CASE("column_sum", column_sum, column_sum, row_shapes, NULL),
     CASE("norm.forward", norm_forward, norm_forward, row_shapes, NULL),
     CASE("norm.backward", norm_backward, norm_backward, row_shapes, NULL),

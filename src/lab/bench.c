@@ -254,6 +254,7 @@ static plx_status list_implementations(bench *run, plx_bench_problem *problem, i
             impl->peak = run->machine.tile_gflops;
         else
             PLX_TRY(peak_of(run, level, &impl->peak));
+        if (level == PLX_LEVEL_VNNI) impl->peak *= 4; /* bytes in the place of f32 */
     }
     return PLX_OK;
 }

@@ -22,9 +22,7 @@ plx_status plx_model_loss(plx_run *run, plx_model *model, const void *hidden, do
                           double *loss, int32_t *correct)
 {
     size_t mark = plx_mark(run), vocab = model->config.vocab_size, width = model->config.hidden_size;
-    /* What is packed is unpacked once a chunk in training: fewer and larger ones. */
-    const bool unpacks = run->keep && model->head->form != PLX_FORM_PLAIN;
-    size_t chunk = (unpacks ? 16 : 1) * PLX_LOGITS_BYTES / (vocab * plx_type_size(run->type)) / 16 * 16;
+    size_t chunk = PLX_LOGITS_BYTES / (vocab * plx_type_size(run->type)) / 16 * 16;
     plx_linear head = head_of(model);
     void *logits;
     if (chunk < PLX_LEAST_ROWS) chunk = PLX_LEAST_ROWS;
