@@ -44,7 +44,7 @@ static void step(const product *job, size_t row, size_t end, size_t first_panel,
                                    .read = from > 0 || a->beta != 0,
                                    .scale = from > 0 ? 1 : (float)a->beta,
                                    .bias = from > 0 || a->bias == NULL ? NULL : job->bias + column};
-            product_rows(left, PRODUCT_STRIDE, 1, panels + p * job->panel_size, to - from, &store, rows);
+            product_rows(left, false, panels + p * job->panel_size, to - from, &store, rows, NULL);
         }
     }
 }

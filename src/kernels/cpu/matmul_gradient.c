@@ -9,6 +9,8 @@
 
 #define BLOCK_ROWS ((size_t)280)
 #define BLOCK_COLUMNS ((size_t)256)
+/* Of a transposed A, packed; not a multiple of the cache's sets, on which one k of all tiles would fall. */
+#define LEFT_TILE (PRODUCT_DEPTH * PRODUCT_LANES + 16)
 #define TASKS ((size_t)4)
 #define LEAST_SHARE ((size_t)512) /* of k */
 
@@ -27,7 +29,7 @@ static inline __attribute__((always_inline)) void pack_left_of(const plx_matmul_
 {
     for (size_t k = from; k < to; k++, left += PRODUCT_LANES) {
         float *tile = left;
-        for (size_t i = 0; i < rows; i += PRODUCT_ROWS, tile += PRODUCT_DEPTH * PRODUCT_LANES)
+        for (size_t i = 0; i < rows; i += PRODUCT_ROWS, tile += LEFT_TILE)
             for (size_t j = 0; j < PRODUCT_LANES && i + j < rows; j += PLX_VW)
                 vf_store(tile + j, product_load(a->a, type, k * a->lda + row + i + j, a->m - row - i - j));
     }
@@ -40,12 +42,19 @@ static void pack_left(const plx_matmul_args *a, size_t row, size_t rows, size_t 
         pack_left_of(a, row, rows, from, to, left, a->a_type);
 }
 
-/* Brings `count` numbers from `index` on into the second-level cache. */
-static inline void prefetch(const void *data, plx_type type, size_t index, size_t count)
+/* The rows from k = from on that a block needs of both operands, as strips of a line's width: number `strip`. */
+static product_ahead strip_of(const plx_matmul_args *a, size_t row, size_t rows, size_t column, size_t columns,
+                              size_t from, size_t strip)
 {
-    size_t size = type == PLX_F32 ? sizeof(float) : sizeof(uint16_t);
-    for (size_t byte = index * size; byte < (index + count) * size; byte += 64)
-        __builtin_prefetch((const char *)data + byte, 0, 2);
+    size_t size_a = plx_type_size(a->a_type), size_b = plx_type_size(a->b_type);
+    size_t of_a = a->transpose_a ? plx_parts(rows * size_a, 64) : 0;
+    size_t of_b = a->transpose_b ? 0 : plx_parts(columns * size_b, 64);
+    if (strip < of_a)
+        return (product_ahead){(uintptr_t)a->a + (from * a->lda + row) * size_a + strip * 64, a->lda * size_a};
+    strip -= of_a;
+    if (strip < of_b)
+        return (product_ahead){(uintptr_t)a->b + (from * a->ldb + column) * size_b + strip * 64, a->ldb * size_b};
+    return (product_ahead){0, 0};
 }
 
 static void task(void *argument, size_t index, int thread)
@@ -66,21 +75,15 @@ static void task(void *argument, size_t index, int thread)
         for (size_t j = 0; j < columns; j += PRODUCT_COLUMNS)
             product_pack_right(a, column + j, from, to, right + j * PRODUCT_DEPTH);
         if (a->transpose_a) pack_left(a, row, rows, from, to, left);
-        /* the next step's operands come while this one's are multiplied: some of their rows with each tile */
-        size_t next = to, ahead = product_least(end, to + PRODUCT_DEPTH);
-        size_t stride = (ahead - to) / (plx_parts(rows, PRODUCT_ROWS) * plx_parts(columns, PRODUCT_COLUMNS)) + 1;
+        size_t strip = to < end ? 0 : SIZE_MAX / 2; /* of the next step's operands, which come meanwhile */
         for (size_t i = 0; i < rows; i += PRODUCT_ROWS) {
             size_t count = product_least(rows - i, PRODUCT_ROWS);
             const float *tile = left;
             if (a->transpose_a)
-                tile += i * PRODUCT_DEPTH * PRODUCT_LANES / PRODUCT_ROWS;
+                tile += i / PRODUCT_ROWS * LEFT_TILE;
             else
                 product_copy_rows(a, row + i, count, from, to, left);
             for (size_t j = 0; j < columns; j += PRODUCT_COLUMNS) {
-                for (size_t last = product_least(ahead, next + stride); next < last; next++) {
-                    if (a->transpose_a) prefetch(a->a, a->a_type, next * a->lda + row, rows);
-                    if (!a->transpose_b) prefetch(a->b, a->b_type, next * a->ldb + column, columns);
-                }
                 product_store store = {.c = c + (row + i) * ldc + column + j,
                                        .ldc = ldc,
                                        .width = product_least(columns - j, PRODUCT_COLUMNS),
@@ -88,10 +91,11 @@ static void task(void *argument, size_t index, int thread)
                                        .scale = from > begin ? 1 : beta,
                                        .bias = from > begin || job->bias == NULL ? NULL : job->bias + column + j};
                 const float *panel = right + j * PRODUCT_DEPTH;
+                product_ahead ahead = strip_of(a, row, rows, column, columns, to, strip++);
                 if (a->transpose_a)
-                    product_rows(tile, 1, PRODUCT_LANES, panel, to - from, &store, count);
+                    product_rows(tile, true, panel, to - from, &store, count, &ahead);
                 else
-                    product_rows(tile, PRODUCT_STRIDE, 1, panel, to - from, &store, count);
+                    product_rows(tile, false, panel, to - from, &store, count, &ahead);
             }
         }
         from = to;
@@ -118,7 +122,7 @@ plx_status PLX_CPU(plx_matmul_gradient)(plx_context *context, const plx_matmul_a
         job.share = plx_parts(plx_parts(a->k, shares), PRODUCT_DEPTH) * PRODUCT_DEPTH;
         job.shares = plx_parts(a->k, job.share);
     }
-    job.left_size = plx_parts(job.block_rows, PRODUCT_ROWS) * PRODUCT_DEPTH * PRODUCT_LANES;
+    job.left_size = plx_parts(job.block_rows, PRODUCT_ROWS) * LEFT_TILE;
     job.size = job.left_size + job.block_columns * PRODUCT_DEPTH;
     size_t packed = (size_t)context->options.threads * job.size,
            bias = plx_parts(a->n, PRODUCT_COLUMNS) * PRODUCT_COLUMNS;

@@ -85,10 +85,21 @@ typedef struct product_store {
     const float *bias; /* PRODUCT_COLUMNS numbers, or NULL */
 } product_store;
 
-/* rows, row_step and k_step are constants once inlined: a[i][k] is at left[i * row_step + k * k_step]. */
+/* What will be wanted soon: a line of memory for each step of k, `stride` bytes apart; line 0: nothing. All of a step's
+ * operands at once would hold up the tile's own. An address only: it may lie beyond the array. */
+typedef struct product_ahead {
+    uintptr_t line;
+    size_t stride;
+} product_ahead;
+
+/* rows, row_step and k_step are constants once inlined: a[i][k] is at left[i * row_step + k * k_step]. ahead may be
+ * NULL. */
 INLINE void product_tile(const float *left, const size_t row_step, const size_t k_step, const float *panel,
-                         size_t depth, const product_store *to, size_t row, const size_t rows)
+                         size_t depth, const product_store *to, size_t row, const size_t rows,
+                         const product_ahead *ahead)
 {
+    uintptr_t line = ahead != NULL ? ahead->line : 0;
+    size_t stride = ahead != NULL ? ahead->stride : 0;
     vf sum[PRODUCT_ROWS][2];
     for (size_t i = 0; i < rows; i++) sum[i][0] = sum[i][1] = vf_set(0);
     /* C's lines come while the sums are made: a store to a line elsewhere waits for it */
@@ -96,6 +107,10 @@ INLINE void product_tile(const float *left, const size_t row_step, const size_t 
         for (size_t j = 0; j < to->width; j += 16) __builtin_prefetch(to->c + (row + i) * to->ldc + j, 1);
     for (size_t k = 0; k < depth; k++) {
         vf b0 = vf_load(panel), b1 = vf_load(panel + PLX_VW);
+        if (ahead != NULL) {
+            __builtin_prefetch((const void *)line, 0, 2);
+            line += stride;
+        }
         for (size_t i = 0; i < rows; i++) {
             vf x = vf_set(left[i * row_step]);
             sum[i][0] += x * b0;
@@ -133,40 +148,46 @@ INLINE void product_tile(const float *left, const size_t row_step, const size_t 
     }
 }
 
-/* The two whole tiles are functions of their own: a register that lives on around their loop spills a sum in it. */
-static __attribute__((noinline, unused)) void product_whole(const float *left, const float *panel, size_t depth,
-                                                    const product_store *to)
-{
-    product_tile(left, PRODUCT_STRIDE, 1, panel, depth, to, 0, PRODUCT_ROWS);
-}
-static __attribute__((noinline, unused)) void product_whole_turned(const float *left, const float *panel, size_t depth,
-                                                                   const product_store *to)
-{
-    product_tile(left, 1, PRODUCT_LANES, panel, depth, to, 0, PRODUCT_ROWS);
-}
+/* Whole tiles are functions of their own: a register that lives on around their loop spills a sum in it. */
+#define PRODUCT_WHOLE(name, row_step, k_step, next)                                                                    \
+    static __attribute__((noinline, unused)) void name(const float *left, const float *panel, size_t depth,            \
+                                                       const product_store *to, const product_ahead *ahead)            \
+    {                                                                                                                  \
+        (void)ahead;                                                                                                   \
+        product_tile(left, row_step, k_step, panel, depth, to, 0, PRODUCT_ROWS, next);                                 \
+    }
+PRODUCT_WHOLE(product_whole, PRODUCT_STRIDE, 1, NULL)
+PRODUCT_WHOLE(product_whole_ahead, PRODUCT_STRIDE, 1, ahead)
+PRODUCT_WHOLE(product_turned, 1, PRODUCT_LANES, NULL)
+PRODUCT_WHOLE(product_turned_ahead, 1, PRODUCT_LANES, ahead)
 
-/* At most PRODUCT_ROWS rows by one panel; fewer are put together from tiles of powers of two. */
-INLINE void product_rows(const float *left, const size_t row_step, const size_t k_step, const float *panel,
-                         size_t depth, const product_store *to, size_t rows)
+/* At most PRODUCT_ROWS rows by one panel; fewer are put together from tiles of powers of two. turned: A's tile is
+ * [k][PRODUCT_LANES], else its rows lie PRODUCT_STRIDE apart. */
+INLINE void product_rows(const float *left, const bool turned, const float *panel, size_t depth,
+                         const product_store *to, size_t rows, const product_ahead *ahead)
 {
+    const size_t row_step = turned ? 1 : PRODUCT_STRIDE, k_step = turned ? PRODUCT_LANES : 1;
     if (rows == PRODUCT_ROWS) {
-        (k_step == 1 ? product_whole : product_whole_turned)(left, panel, depth, to);
+        if (ahead != NULL && ahead->line != 0)
+            (turned ? product_turned_ahead : product_whole_ahead)(left, panel, depth, to, ahead);
+        else
+            (turned ? product_turned : product_whole)(left, panel, depth, to, NULL);
         return;
     }
     size_t row = 0;
     if (PRODUCT_ROWS > 8 && rows & 8) {
-        product_tile(left, row_step, k_step, panel, depth, to, row, PRODUCT_ROWS > 8 ? 8 : 1);
+        product_tile(left, row_step, k_step, panel, depth, to, row, PRODUCT_ROWS > 8 ? 8 : 1, NULL);
         row += 8;
     }
     if (rows & 4) {
-        product_tile(left + row * row_step, row_step, k_step, panel, depth, to, row, 4);
+        product_tile(left + row * row_step, row_step, k_step, panel, depth, to, row, 4, NULL);
         row += 4;
     }
     if (rows & 2) {
-        product_tile(left + row * row_step, row_step, k_step, panel, depth, to, row, 2);
+        product_tile(left + row * row_step, row_step, k_step, panel, depth, to, row, 2, NULL);
         row += 2;
     }
-    if (rows & 1) product_tile(left + row * row_step, row_step, k_step, panel, depth, to, row, 1);
+    if (rows & 1) product_tile(left + row * row_step, row_step, k_step, panel, depth, to, row, 1, NULL);
 }
 
 /* ---- dividing the work ---- */
