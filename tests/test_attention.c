@@ -82,7 +82,8 @@ static void bind_backward(const problem *p, plx_type type, void *arguments)
                                       .dout = at(p, type, DOUT),
                                       .dq = at(p, type, DQ),
                                       .dk = at(p, type, DK),
-                                      .dv = at(p, type, DV)};
+                                      .dv = at(p, type, DV),
+                                      .bf16 = shape.bf16};
 }
 
 static void fill_nan(problem *p, int index)
@@ -367,15 +368,85 @@ static double error_of(const array *a, const double *exact)
     return sqrt(error / norm);
 }
 
+static double *copy_of(const double *numbers, size_t count)
+{
+    double *copy = malloc(count * sizeof *copy);
+    memcpy(copy, numbers, count * sizeof *copy);
+    return copy;
+}
+
+/* The gradients by the reference in double, from out and lse of a forward in double. */
+static void exact_backward(problem *p)
+{
+    problem forward = *p;
+    forward.op = &plx_op_attention_forward;
+    forward.bind = bind_forward;
+    run(plain, &forward, PLX_F64);
+    run(plain, p, PLX_F64);
+}
+
+/* As check_tiles, of gradients: backward takes up what forward of the same kernel left. */
+static void check_tiles_backward(const char *kernel)
+{
+    problem p = backward_problem();
+    double *exact[3], bound[3];
+    float *first[3];
+    exact_backward(&p);
+    for (int i = 0; i < 3; i++) {
+        exact[i] = copy_of(p.arrays[DQ + i].twice, p.arrays[DQ + i].count);
+        first[i] = malloc(p.arrays[DQ + i].count * sizeof *first[i]);
+    }
+    static const int operands[] = {Q, K, V, DOUT};
+    for (int i = 0; i < 4; i++)
+        for (size_t j = 0; j < p.arrays[operands[i]].count; j++)
+            p.arrays[operands[i]].twice[j] = round_to_bf16(p.arrays[operands[i]].twice[j]);
+    exact_backward(&p);
+    for (int i = 0; i < 3; i++) {
+        array *of = &p.arrays[DQ + i];
+        for (size_t j = 0; j < of->count; j++) of->single[j] = (float)of->twice[j];
+        bound[i] = 2 * error_of(of, exact[i]);
+    }
+    shape.bf16 = true;
+    for (int threads = 1; threads <= 5; threads += 2) {
+        plx_context *context;
+        plx_context_options options = {.threads = threads};
+        expect_ok(plain, plx_context_create(&options, &context));
+        expect_ok(context, plx_context_choose_kernel(context, "attention.*", kernel));
+        for (int i = 0; i < 3; i++)
+            for (size_t j = 0; j < p.arrays[DQ + i].count; j++) p.arrays[DQ + i].single[j] = NAN;
+        problem forward = p;
+        forward.op = &plx_op_attention_forward;
+        forward.bind = bind_forward;
+        run(context, &forward, PLX_F32);
+        run(context, &p, PLX_F32);
+        for (int i = 0; i < 3; i++) {
+            const array *of = &p.arrays[DQ + i];
+            double error = error_of(of, exact[i]);
+            bool none = shape.window == 1 && i < 2; /* dq and dk are 0 */
+            if (!none && !(error <= bound[i]))
+                fail_msg("%s, T %zu H %zu G %zu d %zu window %zu, result %d: error %.3g, bound %.3g", kernel, shape.T,
+                         shape.H, shape.G, shape.d, shape.window, i, error, bound[i]);
+            if (threads == 1) memcpy(first[i], of->single, of->count * sizeof *first[i]);
+            assert_memory_equal(first[i], of->single, of->count * sizeof *first[i]);
+        }
+        plx_context_free(context);
+    }
+    for (int i = 0; i < 3; i++) {
+        free(exact[i]);
+        free(first[i]);
+    }
+    release(&p);
+}
+
 /* What bf16 may cost: twice the error, in double, of q, k and v rounded to bf16. */
 static void check_tiles(const char *kernel)
 {
     problem p = forward_problem();
     const size_t count = p.arrays[OUT].count;
-    double *exact = malloc(count * sizeof *exact), bound;
+    double *exact, bound;
     float *first = malloc(count * sizeof *first);
     run(plain, &p, PLX_F64);
-    memcpy(exact, p.arrays[OUT].twice, count * sizeof *exact);
+    exact = copy_of(p.arrays[OUT].twice, count);
     for (int i = Q; i <= V; i++)
         for (size_t j = 0; j < p.arrays[i].count; j++) p.arrays[i].twice[j] = round_to_bf16(p.arrays[i].twice[j]);
     run(plain, &p, PLX_F64);
@@ -417,6 +488,10 @@ static void tiles_cost_no_more_than_rounding(void **state)
         check_tiles("emulated");
         shape.bf16 = false;
         check_tiles("amx"); /* where the processor has tiles; the best that it has elsewhere */
+        shape.bf16 = false;
+        check_tiles_backward("emulated");
+        shape.bf16 = false;
+        check_tiles_backward("amx");
     }
 }
 

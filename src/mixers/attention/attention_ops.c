@@ -4,6 +4,7 @@
 PLX_CPU_DECLARE(plx_attention_forward)
 PLX_TILES_DECLARE(plx_attention_forward)
 PLX_CPU_DECLARE(plx_attention_backward)
+PLX_TILES_DECLARE(plx_attention_backward)
 
 double plx_attention_pairs(size_t rows, size_t length, size_t window)
 {
@@ -40,6 +41,13 @@ static bool backward_accepts(const void *arguments)
     return ((const plx_attention_backward_args *)arguments)->type == PLX_F32;
 }
 
+/* What forward took tiles for: P is made again from its lse, which rounded as they do. */
+static bool tiles_accept_backward(const void *arguments)
+{
+    const plx_attention_backward_args *a = arguments;
+    return a->type == PLX_F32 && a->bf16 && a->sequence.length * (a->heads / a->kv_heads) >= 32;
+}
+
 const plx_op plx_op_attention_forward = {
     "attention.forward", forward_flops,
     (const plx_kernel[]){PLX_TILES_KERNEL(plx_attention_forward, tiles_accept)
@@ -50,6 +58,8 @@ const plx_op plx_op_attention_forward = {
 
 const plx_op plx_op_attention_backward = {
     "attention.backward", backward_flops,
-    (const plx_kernel[]){PLX_CPU_KERNELS(plx_attention_backward, backward_accepts){"ref", PLX_LEVEL_PORTABLE, NULL,
-                                                                                   plx_attention_backward_ref},
+    (const plx_kernel[]){PLX_TILES_KERNEL(plx_attention_backward, tiles_accept_backward)
+                             PLX_CPU_KERNELS(plx_attention_backward, backward_accepts)
+                                 PLX_TILES_EMULATED(plx_attention_backward, tiles_accept_backward){
+                                     "ref", PLX_LEVEL_PORTABLE, NULL, plx_attention_backward_ref},
                          {0}}};

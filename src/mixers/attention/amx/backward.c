@@ -1,0 +1,501 @@
+/* backward.c - gradients of attention with bf16 tiles.
+ *
+ * First q, dout, k and v are made into operands, once, in strips of 32 tokens. Then a job goes through the blocks of
+ * keys of one row and key/value head, and for each block through the query heads and the blocks of queries that see it:
+ *
+ *     S = Q K^T,  dO V^T           32 queries by 32 keys at a time, stored; the next ones are multiplied while the
+ *                                  vectors make P = 2^(c S - lse) and dS = P (dO V^T - delta) of these
+ *     dQ += dS K                   dS leaves as rows of a left operand
+ *     dV^T += dO^T P               P and dS leave as right operands with the queries as depth, two rows in pairs:
+ *     dK^T += Q^T dS               nothing is transposed on the way
+ *
+ * In a row of dS the keys n and n + 16 are neighbours, which is two instructions away from the pairs; K lies so too.
+ * Operands are rounded to bf16: q, k, v, dout, P and dS; S, dO V^T and all sums are f32.
+ *
+ * Where rows and heads are few, a job has some of a group's query heads (`parts`) or of the blocks of keys (`chunks`):
+ * then sums for dK and dV, or for dQ, are added up in order at the end. The cut follows from the shape alone. */
+#include "mixers/attention/amx/operands.h"
+
+#define BLOCK 128 /* queries, keys */
+#define STRIPS (BLOCK / STRIP)
+#define ENOUGH_JOBS 8
+
+/* Keys that a strip of queries sees: any of them, all of them (if all_begin < all_end). */
+typedef struct sight {
+    int32_t begin, end, all_begin, all_end;
+} sight;
+
+typedef struct work {
+    const plx_attention_backward_args *a;
+    size_t depth, blocks, strips; /* strips: of whole blocks */
+    size_t parts, chunks;
+    sight *sights;         /* [rows][strips] */
+    int32_t *first, *last; /* [rows][strips * STRIP] */
+    /* [rows and heads][strips][STRIP * depth] */
+    uint16_t *q, *q_turned, *o, *o_turned; /* o: dout */
+    uint16_t *k, *k_rows, *v;
+    float *lse, *delta; /* [rows and heads][strips * STRIP]; lse times log2 e */
+    float *key_sums;    /* [jobs or threads][blocks][2: k, v][depth][BLOCK] */
+    float *query_sums;  /* [chunks, rows, heads] or [threads], of [strips * STRIP][depth] */
+    char *scratch;
+    size_t scratch_each;
+} work;
+
+static size_t least(size_t a, size_t b) { return a < b ? a : b; }
+static size_t operand_numbers(const work *w) { return w->strips * STRIP * w->depth; }
+
+/* ---- operands ---- */
+
+/* Tokens of a strip of row b and head h of an array [B,T,heads,d], in the thread's scratch; 0 beyond T. */
+static const float *strip_of(const work *w, const void *x, size_t heads, size_t head, size_t strip, float *to)
+{
+    const size_t T = w->a->sequence.length, d = w->a->head_dim;
+    const float *rows[2 * STRIP];
+    for (size_t i = 0; i < 2 * STRIP; i++) {
+        size_t t = strip * STRIP + i;
+        rows[i] = t < T ? (const float *)x + ((head / heads * T + t) * heads + head % heads) * d : NULL;
+    }
+    read_strip(rows, rows + STRIP, d, w->depth, to);
+    return to;
+}
+
+static void pack_keys(void *argument, size_t index, int thread)
+{
+    const work *w = argument;
+    const size_t G = w->a->kv_heads, head = index / w->strips, at = index * STRIP * w->depth;
+    float *scratch = (float *)(w->scratch + (size_t)thread * w->scratch_each);
+    const float *k = strip_of(w, w->a->k, G, head, index % w->strips, scratch);
+    pack_tokens(k, w->depth, true, w->k + at);
+    pack_components(k, w->depth, false, false, w->k_rows + at);
+    const float *v = strip_of(w, w->a->v, G, head, index % w->strips, scratch);
+    pack_tokens(v, w->depth, true, w->v + at);
+}
+
+static void pack_queries(void *argument, size_t index, int thread)
+{
+    const work *w = argument;
+    const plx_attention_backward_args *a = w->a;
+    const size_t H = a->heads, T = a->sequence.length, head = index / w->strips, strip = index % w->strips;
+    const size_t at = index * STRIP * w->depth, row = strip_row(w->depth);
+    float *scratch = (float *)(w->scratch + (size_t)thread * w->scratch_each);
+    const float *q = strip_of(w, a->q, H, head, strip, scratch);
+    pack_tokens(q, w->depth, false, w->q + at);
+    pack_components(q, w->depth, true, true, w->q_turned + at);
+    const float *out = strip_of(w, a->out, H, head, strip, scratch);
+    const float *dout = strip_of(w, a->dout, H, head, strip, scratch + STRIP * row);
+    pack_tokens(dout, w->depth, false, w->o + at);
+    pack_components(dout, w->depth, true, true, w->o_turned + at);
+    for (size_t half = 0; half < STRIP; half += 16) {
+        vf sum[16];
+        for (size_t i = half; i < half + 16; i++) {
+            size_t t = strip * STRIP + i;
+            sum[i - half] = vf_set(0.0f);
+            for (size_t c = 0; c < w->depth; c += 16) { /* rounded as in dO V^T, from which it is subtracted */
+                vf rounded = (vf)(vf_to_bf16(vf_load(dout + i * row + c)) << 16);
+                sum[i - half] += rounded * vf_load(out + i * row + c);
+            }
+            float lse = t < T ? ((const float *)a->lse)[(head / H * T + t) * H + head % H] : 0.0f;
+            w->lse[index * STRIP + i] = (float)(lse * LOG2_E);
+        }
+        vf_store(w->delta + index * STRIP + half, lane_sums(sum));
+    }
+}
+
+/* What the queries of a row see. */
+static void find_sights(void *argument, size_t b, int thread)
+{
+    (void)thread;
+    const work *w = argument;
+    const plx_attention_backward_args *a = w->a;
+    for (size_t strip = 0; strip < w->strips; strip++) {
+        sight s = {INT32_MAX, 0, 0, INT32_MAX};
+        for (size_t i = 0; i < STRIP; i++) {
+            size_t t = strip * STRIP + i, at = b * w->strips * STRIP + t;
+            bool is = t < a->sequence.length;
+            w->first[at] = is ? plx_attention_first(&a->sequence, b, t, a->window) : INT32_MAX;
+            w->last[at] = is ? (int32_t)t : -1;
+            if (is && w->first[at] < s.begin) s.begin = w->first[at];
+            if (is && w->last[at] >= s.end) s.end = w->last[at] + 1;
+            if (w->first[at] > s.all_begin) s.all_begin = w->first[at];
+            if (w->last[at] + 1 < s.all_end) s.all_end = w->last[at] + 1;
+        }
+        w->sights[b * w->strips + strip] = s;
+    }
+}
+
+/* ---- a block of queries and a block of keys ---- */
+
+/* What a job holds. Operands p and ds: tiles [keys / 16][strips of queries]; ds_rows: [strips of queries][half][strips
+ * of keys]. */
+typedef struct desk {
+    uint16_t *p, *ds, *ds_rows;
+    float *s; /* [2][S, dO V^T][32][32]: of this square and of the next */
+    float *dq, *dk, *dv;
+    float scale;
+    size_t depth;
+    /* of the blocks in work */
+    const uint16_t *q, *q_turned, *o, *o_turned, *k, *k_rows, *v;
+    const float *lse, *delta;
+    const int32_t *first, *last;
+    const sight *sights;
+    int64_t key; /* number of the first */
+    /* rows of results that will be written soon, to be asked for one by one */
+    struct {
+        const float *data;
+        size_t row, count;
+    } soon[3];
+    size_t d;
+} desk;
+
+/* Which squares of 32 x 32 a block has: keys begin .. end - 1 of each strip of queries, queries from .. to - 1 of each
+ * strip of keys, counted in strips. */
+typedef struct squares {
+    size_t begin[STRIPS], end[STRIPS], from[STRIPS], to[STRIPS];
+    size_t count;
+    uint8_t query[STRIPS * STRIPS], key[STRIPS * STRIPS];
+} squares;
+
+static void squares_set(squares *s, const desk *x)
+{
+    for (size_t j = 0; j < STRIPS; j++) {
+        s->from[j] = STRIPS;
+        s->to[j] = 0;
+    }
+    for (size_t i = 0; i < STRIPS; i++) {
+        int64_t begin = x->sights[i].begin - x->key, end = x->sights[i].end - x->key;
+        begin = begin < 0 ? 0 : begin;
+        end = end > BLOCK ? BLOCK : end;
+        s->begin[i] = begin < end ? (size_t)begin / STRIP : 0;
+        s->end[i] = begin < end ? (size_t)(end + STRIP - 1) / STRIP : 0;
+        for (size_t j = s->begin[i]; j < s->end[i]; j++) {
+            if (s->to[j] == 0) s->from[j] = i;
+            s->to[j] = i + 1;
+        }
+    }
+    s->count = 0; /* strips of queries that see nothing between others that do are worked on too: P is 0 there */
+    for (size_t i = 0; i < STRIPS; i++)
+        for (size_t j = 0; j < STRIPS; j++)
+            if (s->from[j] <= i && i < s->to[j]) {
+                s->query[s->count] = (uint8_t)i;
+                s->key[s->count++] = (uint8_t)j;
+            }
+}
+
+static ahead ahead_of(const desk *x, const squares *s, size_t number)
+{
+    const size_t depth = x->depth, q = s->query[number] * STRIP * depth, k = s->key[number] * STRIP * depth;
+    float *to = x->s + number % 2 * 2 * STRIP * STRIP;
+    return (ahead){.steps = depth / 32,
+                   .product = {{{x->q + q, 16 * depth, TILE}, {x->k + k, 16 * depth, TILE}, to},
+                               {{x->o + q, 16 * depth, TILE}, {x->v + k, 16 * depth, TILE}, to + STRIP * STRIP}}};
+}
+
+/* Asks for the next row of results: few at a time, or products wait for them. */
+INLINE void ask_soon(desk *x)
+{
+    for (size_t i = 0; i < 3; i++) {
+        if (x->soon[i].count == 0) continue;
+        ask_for(x->soon[i].data, x->d, true);
+        x->soon[i].data += x->soon[i].row;
+        x->soon[i].count--;
+        return;
+    }
+}
+
+/* P and dS of a square, in all their forms, while the next one is multiplied. */
+INLINE void make_weights(plx_tiles *tiles, desk *x, size_t i, size_t j, const float *s, const bool seen, ahead *next)
+{
+    const float *change = s + STRIP * STRIP;
+    for (size_t r = 0; r < STRIP; r += 2, s += 2 * STRIP, change += 2 * STRIP) {
+        vi pairs[2];
+        go_ahead(tiles, next, 2 * next->steps * (r + 2) / STRIP);
+        ask_soon(x);
+        for (size_t side = 0; side < 2; side++) {
+            vf p[2], ds[2];
+            for (size_t row = 0; row < 2; row++) {
+                const size_t at = i * STRIP + r + row, from = row * STRIP + side * 16;
+                p[row] = short_exp2(vf_load(s + from) * x->scale - x->lse[at]);
+                ds[row] = p[row] * (vf_load(change + from) - x->delta[at]);
+                if (seen) {
+                    vi see = keys_seen(x->key + (int64_t)(j * STRIP + side * 16), x->first[at], x->last[at]);
+                    p[row] = vf_select(see, p[row], vf_set(0.0f));
+                    ds[row] = vf_select(see, ds[row], vf_set(0.0f));
+                }
+            }
+            const size_t to = ((2 * j + side) * STRIPS + i) * TILE + r * 16;
+            vi p_pairs = vf_bf16_pairs(p[0], p[1]);
+            pairs[side] = vf_bf16_pairs(ds[0], ds[1]);
+            memcpy(x->p + to, &p_pairs, sizeof p_pairs);
+            memcpy(x->ds + to, &pairs[side], sizeof pairs[side]);
+        }
+        vi even = (pairs[0] & 0xffff) | pairs[1] << 16, odd = pairs[0] >> 16 & 0xffff;
+        odd |= pairs[1] & (int32_t)0xffff0000;
+        uint16_t *row = x->ds_rows + ((2 * i + r / 16) * STRIPS + j) * TILE + r % 16 * 32;
+        memcpy(row, &even, sizeof even);
+        memcpy(row + 32, &odd, sizeof odd);
+    }
+}
+
+static void make_square(plx_tiles *tiles, desk *x, const squares *s, size_t number)
+{
+    const size_t i = s->query[number], j = s->key[number];
+    const int64_t key = x->key + (int64_t)(j * STRIP);
+    ahead next = {0};
+    if (number + 1 < s->count) next = ahead_of(x, s, number + 1);
+    const float *from = x->s + number % 2 * 2 * STRIP * STRIP;
+    if (key >= x->sights[i].all_begin && key + STRIP <= x->sights[i].all_end)
+        make_weights(tiles, x, i, j, from, false, &next);
+    else
+        make_weights(tiles, x, i, j, from, true, &next);
+}
+
+/* c [depth][BLOCK] += left weights, left being components of queries. */
+static void add_keys(plx_tiles *tiles, const desk *x, const squares *s, const uint16_t *left, const uint16_t *weights,
+                     float *c)
+{
+    const size_t depth = x->depth;
+    for (size_t row = 0; row < depth; row += 32)
+        for (size_t j = 0; j < STRIPS; j++) {
+            if (s->from[j] >= s->to[j]) continue;
+            float *corner = c + row * BLOCK + j * STRIP;
+            square_load(tiles, corner, BLOCK);
+            square_multiply(tiles, (square_operand){left + row / 16 * TILE, TILE, STRIP * depth},
+                            (square_operand){weights + 2 * j * STRIPS * TILE, STRIPS * TILE, TILE}, s->from[j],
+                            s->to[j] - s->from[j]);
+            square_store(tiles, corner, BLOCK);
+        }
+}
+
+static void add_queries(plx_tiles *tiles, const desk *x, const squares *s)
+{
+    const size_t depth = x->depth;
+    for (size_t i = 0; i < STRIPS; i++)
+        for (size_t c = 0; c < depth && s->begin[i] < s->end[i]; c += 32) {
+            float *corner = x->dq + i * STRIP * depth + c;
+            square_load(tiles, corner, depth);
+            square_multiply(tiles, (square_operand){x->ds_rows + 2 * i * STRIPS * TILE, STRIPS * TILE, TILE},
+                            (square_operand){x->k_rows + c / 16 * TILE, TILE, STRIP * depth}, s->begin[i],
+                            s->end[i] - s->begin[i]);
+            square_store(tiles, corner, depth);
+        }
+}
+
+static void take_block(plx_tiles *tiles, desk *x)
+{
+    squares s;
+    squares_set(&s, x);
+    if (s.count == 0) return;
+    ahead first = ahead_of(x, &s, 0);
+    go_ahead(tiles, &first, 2 * first.steps);
+    for (size_t number = 0; number < s.count; number++) make_square(tiles, x, &s, number);
+    add_keys(tiles, x, &s, x->o_turned, x->p, x->dv);
+    add_keys(tiles, x, &s, x->q_turned, x->ds, x->dk);
+    add_queries(tiles, x, &s);
+}
+
+/* ---- results ---- */
+
+/* dq of a block of queries, from sums for each of the chunks, `stride` apart. */
+static void write_queries(const work *w, size_t head, size_t block, const float *sums, size_t stride)
+{
+    const plx_attention_backward_args *a = w->a;
+    const size_t T = a->sequence.length, H = a->heads, d = a->head_dim;
+    for (size_t t = block * BLOCK; t < least(T, (block + 1) * BLOCK); t++)
+        for (size_t c = 0; c < d; c += 16) {
+            vf sum = vf_load(sums + t * w->depth + c);
+            for (size_t i = 1; i < w->chunks; i++) sum += vf_load(sums + i * stride + t * w->depth + c);
+            vf_put((float *)a->dq + ((head / H * T + t) * H + head % H) * d + c, sum * (float)a->scale, d - c);
+        }
+}
+
+/* dk and dv of a block of keys, from sums for each of the parts, `stride` apart. */
+static void write_keys(const work *w, size_t head, size_t block, const float *sums, size_t stride)
+{
+    const plx_attention_backward_args *a = w->a;
+    const size_t T = a->sequence.length, G = a->kv_heads, d = a->head_dim;
+    const size_t count = least(T - block * BLOCK, BLOCK);
+    for (size_t side = 0; side < 2; side++) {
+        float *to = (float *)(side == 0 ? a->dk : a->dv) + ((head / G * T + block * BLOCK) * G + head % G) * d;
+        const float *from = sums + (block * 2 + side) * w->depth * BLOCK;
+        vf factor = vf_set(side == 0 ? (float)a->scale : 1.0f);
+        for (size_t key = 0; key < count; key += 16)
+            for (size_t c = 0; c < d; c += 16) {
+                vf square[16];
+                for (size_t i = 0; i < 16; i++) {
+                    square[i] = vf_load(from + (c + i) * BLOCK + key);
+                    for (size_t part = 1; part < w->parts; part++)
+                        square[i] += vf_load(from + part * stride + (c + i) * BLOCK + key);
+                }
+                transpose(square);
+                for (size_t i = 0; i < 16 && key + i < count; i++)
+                    vf_put(to + (key + i) * G * d + c, square[i] * factor, d - c);
+            }
+    }
+}
+
+static size_t key_floats(const work *w) { return w->blocks * 2 * w->depth * BLOCK; }
+
+static void join_keys(void *argument, size_t index, int thread)
+{
+    (void)thread;
+    const work *w = argument;
+    const size_t head = index / w->blocks;
+    write_keys(w, head, index % w->blocks, w->key_sums + head * w->parts * key_floats(w), key_floats(w));
+}
+
+static void join_queries(void *argument, size_t head, int thread)
+{
+    (void)thread;
+    const work *w = argument;
+    const size_t each = operand_numbers(w);
+    for (size_t block = 0; block < w->blocks; block++)
+        write_queries(w, head, block, w->query_sums + head * each, w->a->sequence.rows * w->a->heads * each);
+}
+
+/* ---- jobs ---- */
+
+/* The first block of keys of a chunk: all have about the same number of pairs, of which the first keys have most. */
+static size_t chunk_begin(const work *w, size_t chunk)
+{
+    double share = (double)chunk / (double)w->chunks;
+    return (size_t)((double)w->blocks * (w->a->window == 0 ? 1 - sqrt(1 - share) : share) + 0.5);
+}
+
+/* dq, dk and dv of a block are written when the keys of that number are done. */
+static void will_write(const work *w, desk *x, size_t b, size_t h, size_t block)
+{
+    const plx_attention_backward_args *a = w->a;
+    const size_t T = a->sequence.length, H = a->heads, G = a->kv_heads, d = a->head_dim, token = b * T + block * BLOCK;
+    for (size_t i = 0; i < 3; i++) {
+        x->soon[i].row = (i == 0 ? H : G) * d;
+        x->soon[i].count = least(T - block * BLOCK, BLOCK);
+    }
+    x->soon[0].data = (const float *)a->dq + (token * H + h) * d;
+    x->soon[1].data = (const float *)a->dk + (token * G + h / (H / G)) * d;
+    x->soon[2].data = (const float *)a->dv + (token * G + h / (H / G)) * d;
+}
+
+/* The blocks of keys from .. to - 1 and all queries of a head that see them; first, last: of the heads that the job
+ * goes through. */
+static void take_head(plx_tiles *tiles, const work *w, desk *x, size_t b, size_t h, size_t from, size_t to, bool first,
+                      bool last, float *query_sums, float *key_sums)
+{
+    const size_t H = w->a->heads, G = w->a->kv_heads, block = BLOCK * w->depth;
+    const size_t key_head = (b * G + h / (H / G)) * operand_numbers(w), head = (b * H + h) * operand_numbers(w);
+    const size_t tokens = w->strips * STRIP;
+    for (size_t keys = from; keys < to; keys++) {
+        x->key = (int64_t)(keys * BLOCK);
+        x->k = w->k + key_head + keys * block;
+        x->v = w->v + key_head + keys * block;
+        x->k_rows = w->k_rows + key_head + keys * block;
+        x->dk = key_sums + keys * 2 * block;
+        x->dv = x->dk + block;
+        if (first) memset(x->dk, 0, 2 * block * sizeof *x->dk);
+        will_write(w, x, b, h, keys);
+        for (size_t queries = keys; queries < w->blocks; queries++) {
+            const size_t at = head + queries * block, row = (b * H + h) * tokens + queries * BLOCK;
+            x->q = w->q + at;
+            x->o = w->o + at;
+            x->q_turned = w->q_turned + at;
+            x->o_turned = w->o_turned + at;
+            x->dq = query_sums + queries * block;
+            x->lse = w->lse + row;
+            x->delta = w->delta + row;
+            x->first = w->first + b * tokens + queries * BLOCK;
+            x->last = w->last + b * tokens + queries * BLOCK;
+            x->sights = w->sights + b * w->strips + queries * STRIPS;
+            take_block(tiles, x);
+        }
+        if (w->chunks == 1) write_queries(w, b * H + h, keys, query_sums, 0); /* no later keys are seen by them */
+        if (last && w->parts == 1) write_keys(w, b * G + h / (H / G), keys, key_sums, 0);
+    }
+}
+
+static void backward_job(void *argument, size_t index, int thread)
+{
+    const work *w = argument;
+    const plx_attention_backward_args *a = w->a;
+    const size_t H = a->heads, G = a->kv_heads, group = H / G, heads = a->sequence.rows * G;
+    const size_t chunk = index / heads / w->parts, head = index / w->parts % heads, part = index % w->parts;
+    const size_t from = chunk_begin(w, chunk), to = chunk_begin(w, chunk + 1), b = head / G;
+    float *key_sums = w->key_sums + (w->parts > 1 ? head * w->parts + part : (size_t)thread) * key_floats(w);
+    char *scratch = w->scratch + (size_t)thread * w->scratch_each;
+    desk x = {.p = (uint16_t *)scratch, .scale = (float)(a->scale * LOG2_E), .depth = w->depth, .d = a->head_dim};
+    x.ds = x.p + BLOCK * BLOCK;
+    x.ds_rows = x.ds + BLOCK * BLOCK;
+    x.s = (float *)(x.ds_rows + BLOCK * BLOCK);
+    unsigned state = flush_denormals();
+    plx_tiles registers, *tiles = &registers;
+    plx_tiles_begin(tiles);
+    const size_t first = group * part / w->parts, end = group * (part + 1) / w->parts;
+    for (size_t h = first; h < end; h++) {
+        const size_t query_head = b * H + head % G * group + h;
+        size_t place = w->chunks > 1 ? chunk * a->sequence.rows * H + query_head : (size_t)thread;
+        float *query_sums = w->query_sums + place * operand_numbers(w);
+        memset(query_sums, 0, operand_numbers(w) * sizeof *query_sums);
+        take_head(tiles, w, &x, b, query_head % H, from, to, h == first, h + 1 == end, query_sums, key_sums);
+    }
+    plx_tiles_end(tiles);
+    restore_denormals(state);
+}
+
+static void divide(work *w)
+{
+    const plx_attention_backward_args *a = w->a;
+    const size_t heads = a->sequence.rows * a->kv_heads, group = a->heads / a->kv_heads;
+    w->parts = least((ENOUGH_JOBS + heads - 1) / heads, group);
+    w->chunks = least((ENOUGH_JOBS + heads * w->parts - 1) / (heads * w->parts), (w->blocks + 1) / 2);
+}
+
+/* Lays the memory out from `base` on; returns its bytes. base NULL: only counts. */
+static size_t lay_out(work *w, size_t threads, char *base)
+{
+    const plx_attention_backward_args *a = w->a;
+    const size_t rows = a->sequence.rows, heads = rows * a->heads, key_heads = rows * a->kv_heads;
+    const size_t tokens = w->strips * STRIP, each = operand_numbers(w);
+    size_t used = 0;
+#define TAKE(member, count)                                                                                            \
+    do {                                                                                                               \
+        w->member = base == NULL ? NULL : (void *)(base + used);                                                       \
+        used += ((count) * sizeof *w->member + 63) / 64 * 64;                                                          \
+    } while (0)
+    TAKE(sights, rows * w->strips);
+    TAKE(first, rows * tokens);
+    TAKE(last, rows * tokens);
+    TAKE(q, heads * each);
+    TAKE(q_turned, heads * each);
+    TAKE(o, heads * each);
+    TAKE(o_turned, heads * each);
+    TAKE(k, key_heads * each);
+    TAKE(k_rows, key_heads * each);
+    TAKE(v, key_heads * each);
+    TAKE(lse, heads * tokens);
+    TAKE(delta, heads * tokens);
+    TAKE(key_sums, (w->parts > 1 ? key_heads * w->parts : threads) * key_floats(w));
+    TAKE(query_sums, (w->chunks > 1 ? w->chunks * heads : threads) * each);
+    w->scratch_each = 3 * BLOCK * BLOCK * sizeof(uint16_t) + 4 * STRIP * STRIP * sizeof(float);
+    if (w->scratch_each < 2 * strip_bytes(w->depth)) w->scratch_each = 2 * strip_bytes(w->depth);
+    TAKE(scratch, threads * w->scratch_each);
+#undef TAKE
+    return used;
+}
+
+plx_status PLX_CPU(plx_attention_backward)(plx_context *context, const void *arguments)
+{
+    const plx_attention_backward_args *a = arguments;
+    const size_t rows = a->sequence.rows, threads = (size_t)context->options.threads;
+    work w = {.a = a, .depth = depth_of(a->head_dim)};
+    w.blocks = (a->sequence.length + BLOCK - 1) / BLOCK;
+    w.strips = w.blocks * STRIPS;
+    divide(&w);
+    char *memory = plx_kernel_scratch(context, lay_out(&w, threads, NULL));
+    if (memory == NULL) return PLX_ERROR_MEMORY;
+    lay_out(&w, threads, memory);
+    plx_parallel_for(context, rows, find_sights, &w);
+    plx_parallel_for(context, rows * a->kv_heads * w.strips, pack_keys, &w);
+    plx_parallel_for(context, rows * a->heads * w.strips, pack_queries, &w);
+    plx_parallel_for(context, rows * a->kv_heads * w.parts * w.chunks, backward_job, &w);
+    if (w.parts > 1) plx_parallel_for(context, rows * a->kv_heads * w.blocks, join_keys, &w);
+    if (w.chunks > 1) plx_parallel_for(context, rows * a->heads, join_queries, &w);
+    return PLX_OK;
+}
