@@ -56,10 +56,17 @@ def plexus(program, base, rows, length, kind, steps, threads):
         with open(text, "wb") as f:
             f.write(os.urandom(rows * length * (steps + 2) * 2))
         with open(f"{out}/recipe.yaml", "w") as f:
-            f.write(RECIPE % (base, text, length, steps, rows, kind, f"{out}/run"))
-        subprocess.run([program, "train", f"{out}/recipe.yaml", "--quiet", "--threads", str(threads)], check=True,
-                       stdout=subprocess.DEVNULL)
-        at = [json.loads(line)["seconds"] for line in open(f"{out}/run/metrics.jsonl") if "seconds" in line]
+            f.write(RECIPE % (base, text, length, steps + 1, rows, kind, f"{out}/run"))
+        run = subprocess.Popen([program, "train", f"{out}/recipe.yaml", "--quiet", "--threads", str(threads)],
+                               stdout=subprocess.DEVNULL)
+        at = []
+        while len(at) < steps and run.poll() is None:
+            time.sleep(0.2)
+            if os.path.exists(f"{out}/run/metrics.jsonl"):
+                lines = open(f"{out}/run/metrics.jsonl").read().split("\n")[:-1]
+                at = [json.loads(line)["seconds"] for line in lines if "seconds" in line]
+        run.kill()  # its last checkpoint, 1.6 GB, is not measured
+        run.wait()
     return [b - a for a, b in zip(at, at[1:])]
 
 
@@ -84,9 +91,11 @@ def measure(args, base):
         if not os.path.exists(f"{base}/config.json"):
             model.model.save_pretrained(base)
         for turn in range(args.rounds):
-            took = [model.step() for _ in range(args.steps)]
+            took = [model.step() for _ in range(args.steps + (turn == 0))]
+            print(f"{kind}, PyTorch: " + " ".join(f"{t:.2f}" for t in took), flush=True)
             theirs += took[turn == 0:]  # the first of all warms up
-            ours += plexus(args.program, base, args.rows, args.length, kind, args.steps + (turn == 0), args.threads)
+            ours += plexus(args.program, base, args.rows, args.length, kind, args.steps + 1, args.threads)
+            print(f"{kind}, Plexus: " + " ".join(f"{t:.2f}" for t in ours), flush=True)
         tokens = args.rows * args.length
         print(f"{kind}: {args.rows} x {args.length} tokens, {args.threads} threads: "
               f"Plexus {tokens / min(ours):.0f} tokens/s, PyTorch {torch.__version__} {tokens / min(theirs):.0f}, "
