@@ -87,8 +87,10 @@ bench: all
 	$(BUILD)/plexus bench --html $(BUILD)/bench.html
 PEERS_PYTHON = $(BUILD)/peers/bin/python
 $(BUILD)/peers/bin/python:
-	python3 -m venv $(BUILD)/peers
-	$(BUILD)/peers/bin/pip install torch numpy
+	@rm -rf $(BUILD)/peers.part
+	python3 -m venv $(BUILD)/peers.part
+	$(BUILD)/peers.part/bin/pip install torch numpy
+	mv $(BUILD)/peers.part $(BUILD)/peers
 bench-peers: all $(PEERS_PYTHON)
 	$(PEERS_PYTHON) bench/peers/run.py $(BUILD)/plexus --save $(BUILD)/peers.json --page docs/results/peers.md
 
