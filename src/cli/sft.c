@@ -8,10 +8,10 @@
 
 typedef struct choices {
     cli_texts data, valid, overrides;
-    const char *out, *parameters, *targets, *form, *system;
+    const char *out, *parameters, *targets, *form, *system, *weights;
     size_t steps, rank, batch, length, seed;
     double epochs, lr, alpha;
-    bool stored, resume, profile;
+    bool resume, profile;
 } choices;
 
 static json_t *list_of(const cli_texts *texts)
@@ -65,7 +65,7 @@ static char *recipe_of(const char *model, const choices *made)
         json_object_set_new(train, "steps", json_integer((json_int_t)made->steps));
     else if (train != NULL)
         json_object_set_new(train, "epochs", json_real(made->epochs));
-    json_t *config = json_pack("{s:s,s:s}", "from", model, "weights", made->stored ? "stored" : "f32");
+    json_t *config = json_pack("{s:s,s:s}", "from", model, "weights", made->weights);
     if (config != NULL && made->rank > 0) json_object_set(config, "adapter", adapter);
     json_decref(adapter);
     json_t *recipe = json_pack("{s:o,s:o,s:o,s:s}", "model", config, "data", data, "train", train, "out", made->out);
@@ -90,7 +90,7 @@ static int run(plx_cli *cli, choices *made)
 
 int cli_sft(plx_cli *cli, int argc, char **argv)
 {
-    choices made = {.batch = 8, .epochs = 1};
+    choices made = {.batch = 8, .epochs = 1, .weights = "f32"};
     const cli_option options[] = {
         {"data", CLI_TEXTS, &made.data, "FILE",
          "questions and answers: .jsonl, .json (docs/data.md); may be given again", 0, 0},
@@ -105,7 +105,8 @@ int cli_sft(plx_cli *cli, int argc, char **argv)
         {"lora-rank", CLI_SIZE, &made.rank, "N", "adapters of this rank on the projections", 1, 4096},
         {"lora-alpha", CLI_REAL, &made.alpha, "X", "their scale times rank (2 * rank)", 1e-6, 1e6},
         {"lora-targets", CLI_TEXT, &made.targets, "NAME,..", "which projections: q_proj,v_proj (all)", 0, 0},
-        {"stored", CLI_FLAG, &made.stored, NULL, "keep 16-bit weights as they are stored (for adapters)", 0, 0},
+        {"weights", CLI_TEXT, &made.weights, "FORM",
+         "how weights that are not trained are held: f32, stored (as in the file), q8_0, q4_0 or bf16 (f32)", 0, 0},
         {"lr", CLI_REAL, &made.lr, "X", "learning rate (2e-5 for all weights, 2e-4 for few)", 1e-12, 1e3},
         {"batch-size", CLI_SIZE, &made.batch, "N", "rows a step (8)", 1, 1 << 20},
         {"sequence-length", CLI_SIZE, &made.length, "N", "tokens a row (512, or the model's positions)", 1, 1 << 20},

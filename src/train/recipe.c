@@ -235,18 +235,23 @@ static plx_status add_from_to_data(plx_recipe *recipe, const char *path)
     return ok ? PLX_OK : PLX_ERROR_MEMORY;
 }
 
+/* Of plx_weights, as the choices of model.weights. */
+static const char *const weights_names[] = {"f32", "stored", "q8_0", "q4_0", "bf16"};
+
 /* model.from: reads the config of the model that the run begins with. */
 static plx_status read_from(plx_recipe *recipe)
 {
     plx_context *context = recipe->context;
     plx_keys keys; /* not closed: the other keys are for the config's reader */
-    int weights = 0;
+    int weights = PLX_WEIGHTS_TYPE;
     PLX_TRY(plx_keys_open(&keys, context, plx_recipe_section(recipe, "model"), "model"));
     PLX_TRY(plx_keys_string(&keys, "from", &recipe->from));
-    PLX_TRY(plx_keys_choice(&keys, "weights", "f32|stored", &weights));
-    recipe->keep_stored_types = weights == 1;
+    PLX_TRY(plx_keys_choice(&keys, "weights", "f32|stored|q8_0|q4_0|bf16", &weights));
+    recipe->weights = (plx_weights)weights;
     if (recipe->from == NULL) {
-        return weights == 1 ? plx_keys_fail(&keys, "weights", "fresh weights are f32: 'stored' needs 'from'") : PLX_OK;
+        return weights != PLX_WEIGHTS_TYPE
+                   ? plx_keys_fail(&keys, "weights", "fresh weights are f32: another way to hold them needs 'from'")
+                   : PLX_OK;
     }
     plx_source source;
     plx_status status = plx_source_open(context, recipe->from, &source);
@@ -520,7 +525,7 @@ json_t *plx_recipe_describe(const plx_recipe *recipe)
     json_t *model = json_loads(recipe->config_text, 0, NULL);
     if (recipe->from != NULL && model != NULL
         && (json_object_set_new(model, "from", json_string(recipe->from)) != 0
-            || json_object_set_new(model, "weights", json_string(recipe->keep_stored_types ? "stored" : "f32")) != 0)) {
+            || json_object_set_new(model, "weights", json_string(weights_names[recipe->weights])) != 0)) {
         json_decref(model);
         model = NULL;
     }

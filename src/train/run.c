@@ -447,7 +447,7 @@ static plx_status begin_from(training *run, const plx_model_options *options)
     const plx_recipe *recipe = run->recipe;
     plx_model_options stored = *options;
     plx_model *old = NULL;
-    stored.keep_stored_types = recipe->keep_stored_types;
+    stored.weights = recipe->weights;
     PLX_TRY(plx_model_load(run->context, recipe->from, &stored, &old));
     json_t *config = json_loads(recipe->config_text, 0, NULL);
     plx_status status = plx_model_rebuild(old, config, recipe->seed, &run->model);
@@ -462,7 +462,7 @@ static plx_status make_model(training *run, bool saved)
     const plx_recipe *recipe = run->recipe;
     plx_model_options options = {.seed = recipe->seed, .type = PLX_F32};
     plx_model_info info;
-    if (recipe->from != NULL && (!saved || recipe->keep_stored_types)) /* types as stored, also when going on */
+    if (recipe->from != NULL && (!saved || recipe->weights != PLX_WEIGHTS_TYPE)) /* held so also when going on */
         PLX_TRY(begin_from(run, &options));
     else
         PLX_TRY(plx_model_create(run->context, recipe->config_text, &options, &run->model));

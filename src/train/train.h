@@ -44,7 +44,7 @@ struct plx_recipe {
     plx_generate_options sample;  /* of sampling during the run */
     const plx_node *freeze;       /* in root: the list of patterns, or NULL */
     const char *from;             /* in root: the model that the run begins with; NULL: fresh weights */
-    bool keep_stored_types;       /* of `from` */
+    plx_weights weights;          /* how those of `from` are held */
     double epochs;                /* 0: options.steps counts */
     plx_node *from_config;        /* its config.json */
     bool parameters_given;

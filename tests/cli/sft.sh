@@ -2,7 +2,7 @@
 # sft.sh - plexus sft: all weights, new ones, adapters; equal beginnings; going on after a stop.
 . "$(dirname "$0")/common.bash"
 text >text.txt
-recipe tiny.yaml 's/layers: .*/layers: [{mixer: attention}, {mixer: attention}]\n  max_position_embeddings: 64/'
+recipe tiny.yaml 's/hidden_size: [0-9]*/hidden_size: 32/; s/layers: .*/layers: [{mixer: attention}, {mixer: attention}]\n  max_position_embeddings: 64/'
 check "a model to start from" "$plexus" train tiny.yaml --quiet
 run=$(sed -n 's/^out: *//p' tiny.yaml)
 for i in $(seq 40); do
@@ -20,8 +20,13 @@ expect "the new weights alone" 0 'done: step 12' sft simplicial new --train new 
 first() { head -1 "$1/metrics.jsonl" | sed 's/.*"loss": *\([0-9.]*\).*/\1/' | cut -c1-7; }
 check "equal first losses: $(first lora) $(first lora-nexus) $(first lora-simplicial)" \
     test "$(first lora)" = "$(first lora-nexus)" -a "$(first lora)" = "$(first lora-simplicial)"
+expect "adapters on weights held as q8_0" 0 'done: step 12' sft "$run" q8 --lora-rank 4 --lr 1e-2 --weights q8_0
+check "which begin nearly there: $(first lora) $(first q8)" \
+    awk "BEGIN { d = $(first q8) / $(first lora) - 1; exit !(d < .01 && d > -.01) }"
+expect "held weights cannot be trained" 1 'cannot be trained|freeze' sft "$run" held --weights q8_0
+expect "no such way to hold them" 1 'weights.*f8' sft "$run" x --lora-rank 4 --weights f8
 falls() { grep '"loss"' "$1/metrics.jsonl" | sed 's/.*"loss": *\([0-9.]*\).*/\1/' | awk 'NR == 1 { a = $1 } { b = $1 } END { exit !(b < a) }'; }
-for kind in all lora lora-nexus lora-simplicial new; do check "the loss falls: $kind" falls $kind; done
+for kind in all lora q8 lora-nexus lora-simplicial new; do check "the loss falls: $kind" falls $kind; done
 
 sft "$run" whole --lora-rank 4 --set train.save_every=4 --quiet >/dev/null 2>&1
 cp -r whole part
