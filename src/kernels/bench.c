@@ -58,6 +58,9 @@ static const plx_bench_shape packed_shapes[] = {{.M = 1, .N = 1536, .K = 576}, {
                                                 {.M = 512, .N = 1536, .K = 576}, {.M = 512, .N = 576, .K = 1536}, {0}};
 static const plx_bench_shape packed_row_shapes[] = {{.M = TOKENS, .N = 49152, .K = 576}, {0}};
 
+/* Packed rows are whole blocks: other lengths are rounded up. */
+static size_t whole_blocks(size_t k) { return (k + PLX_BLOCK - 1) / PLX_BLOCK * PLX_BLOCK; }
+
 /* [n, k] of random numbers, in the form that the case names; deviation about 1 / 20. */
 static void *packed_weights(plx_bench_problem *problem, size_t n, size_t k)
 {
@@ -86,19 +89,21 @@ static void *packed_weights(plx_bench_problem *problem, size_t n, size_t k)
 static plx_status make_packed_matmul(plx_bench_problem *problem, const plx_bench_shape *s)
 {
     ARGS(plx_packed_matmul_args);
+    const size_t k = whole_blocks(s->K);
     *args = (plx_packed_matmul_args){.type = problem->type, .form = *(const plx_form *)problem->about->user,
-                                     .weights = packed_weights(problem, s->N, s->K),
-                                     .x = plx_bench_input(problem, s->M * s->K, 1),
-                                     .y = plx_bench_output(problem, s->M * s->N), .m = s->M, .n = s->N, .k = s->K};
+                                     .weights = packed_weights(problem, s->N, k),
+                                     .x = plx_bench_input(problem, s->M * k, 1),
+                                     .y = plx_bench_output(problem, s->M * s->N), .m = s->M, .n = s->N, .k = k};
     return problem->status;
 }
 static plx_status make_packed_rows(plx_bench_problem *problem, const plx_bench_shape *s)
 {
     ARGS(plx_packed_rows_args);
+    const size_t k = whole_blocks(s->K);
     *args = (plx_packed_rows_args){.type = problem->type, .form = *(const plx_form *)problem->about->user,
-                                   .weights = packed_weights(problem, s->N, s->K),
-                                   .ids = plx_bench_random_ids(problem, s->M, s->N), .count = s->M, .n = s->N, .k = s->K,
-                                   .y = plx_bench_output(problem, s->M * s->K)};
+                                   .weights = packed_weights(problem, s->N, k),
+                                   .ids = plx_bench_random_ids(problem, s->M, s->N), .count = s->M, .n = s->N, .k = k,
+                                   .y = plx_bench_output(problem, s->M * k)};
     return problem->status;
 }
 static const plx_form bench_q4_0 = PLX_FORM_Q4_0, bench_q4_1 = PLX_FORM_Q4_1, bench_q8_0 = PLX_FORM_Q8_0;

@@ -86,6 +86,8 @@ int32_t *plx_bench_random_ids(plx_bench_problem *problem, size_t count, size_t m
 int32_t *plx_bench_counts(plx_bench_problem *problem, size_t count, size_t divide, size_t most);
 /* A result that the case holds itself. */
 void plx_bench_watch(plx_bench_problem *problem, const void *data, plx_type type, size_t count);
+/* Of a problem with rounded operands: rounds what one operation left for the next, whose operand it is. */
+void plx_bench_round(plx_bench_problem *problem, const void *data, size_t count);
 /* B rows of T tokens, one document each. */
 plx_sequence plx_bench_sequence(plx_bench_problem *problem, size_t rows, size_t length);
 /* An operation of the problem, by problem->kernel where it has that and it accepts the arguments. Nothing when dry. */

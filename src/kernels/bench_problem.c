@@ -11,6 +11,13 @@ enum { CHUNK = 4096 }; /* numbers made on the host at a time */
 static bool is_result(const plx_bench_array *array) { return (array->role & PLX_BENCH_RESULT) != 0; }
 
 /* Numbers of an array are those of its place in the list: the same for each type, f32 exact. */
+static double to_bf16(double value)
+{
+    uint16_t bits;
+    plx_put(&bits, PLX_BF16, 0, value);
+    return plx_get(&bits, PLX_BF16, 0);
+}
+
 static void fill(plx_bench_problem *problem, int index)
 {
     const plx_bench_array *array = &problem->arrays[index];
@@ -28,12 +35,7 @@ static void fill(plx_bench_problem *problem, int index)
         size_t count = array->count - first < CHUNK ? array->count - first : CHUNK;
         for (size_t i = 0; i < count; i++) {
             double value = (float)(plx_random_normal(&random) * array->scale);
-            uint16_t bits;
-            if (round) {
-                plx_put(&bits, PLX_BF16, 0, value);
-                value = plx_get(&bits, PLX_BF16, 0);
-            }
-            plx_put(chunk, array->type, i, value);
+            plx_put(chunk, array->type, i, round ? to_bf16(value) : value);
         }
         plx_device_upload(problem->context, (char *)array->data + first * size, chunk, count * size);
     }
@@ -139,6 +141,19 @@ void plx_bench_watch(plx_bench_problem *problem, const void *data, plx_type type
                              .bytes = count * plx_type_size(type),
                              .role = PLX_BENCH_RESULT | PLX_BENCH_LENT};
     append(problem, &array);
+}
+
+void plx_bench_round(plx_bench_problem *problem, const void *data, size_t count)
+{
+    double chunk[CHUNK];
+    size_t size = plx_type_size(problem->type);
+    for (size_t first = 0; problem->rounded && !problem->dry && first < count; first += CHUNK) {
+        size_t part = count - first < CHUNK ? count - first : CHUNK;
+        char *at = (char *)(uintptr_t)data + first * size;
+        plx_device_download(problem->context, chunk, at, part * size);
+        for (size_t i = 0; i < part; i++) plx_put(chunk, problem->type, i, to_bf16(plx_get(chunk, problem->type, i)));
+        plx_device_upload(problem->context, at, chunk, part * size);
+    }
 }
 
 plx_sequence plx_bench_sequence(plx_bench_problem *problem, size_t rows, size_t length)

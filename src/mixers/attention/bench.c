@@ -62,10 +62,8 @@ static plx_status make_backward(plx_bench_problem *problem, const plx_bench_shap
     return problem->status;
 }
 
-/* Backward takes up what forward left: exp(s - lse) is p only when both rounded alike. */
-static plx_status prepare_backward(plx_bench_problem *problem)
+plx_status plx_attention_bench_prepare(plx_bench_problem *problem, const plx_attention_backward_args *a)
 {
-    const plx_attention_backward_args *a = (const plx_attention_backward_args *)problem->arguments.bytes;
     const size_t width = a->kv_heads * a->head_dim;
     plx_history keys = {.data = (void *)(uintptr_t)a->k, .width = width, .row_stride = a->sequence.length * width},
                 values = keys;
@@ -84,6 +82,11 @@ static plx_status prepare_backward(plx_bench_problem *problem)
                                   .lse = (void *)(uintptr_t)a->lse,
                                   .bf16 = a->bf16};
     return plx_bench_op(problem, &plx_op_attention_forward, &forward);
+}
+
+static plx_status prepare_backward(plx_bench_problem *problem)
+{
+    return plx_attention_bench_prepare(problem, (const plx_attention_backward_args *)problem->arguments.bytes);
 }
 
 const plx_bench_case *const plx_attention_bench[] = {

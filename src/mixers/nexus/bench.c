@@ -33,12 +33,19 @@ static plx_status make_three(plx_bench_problem *problem, const plx_bench_shape *
     return problem->status;
 }
 
+static size_t size_of(const plx_sequence *sequence, size_t heads, size_t head_dim)
+{
+    return sequence->rows * sequence->length * heads * head_dim;
+}
+
 static plx_status run_forward(plx_bench_problem *problem)
 {
     three *args = (three *)problem->arguments.bytes;
     for (int i = 0; i < 3; i++) {
+        const plx_attention_args *part = &args->part[i];
         args->part[i].bf16 = args->part[0].bf16;
-        PLX_TRY(plx_bench_op(problem, &plx_op_attention_forward, &args->part[i]));
+        PLX_TRY(plx_bench_op(problem, &plx_op_attention_forward, part));
+        if (i < 2) plx_bench_round(problem, part->out, size_of(&part->sequence, part->heads, part->head_dim));
     }
     return PLX_OK;
 }
@@ -57,8 +64,12 @@ static plx_status run_backward(plx_bench_problem *problem)
 {
     three_backward *args = (three_backward *)problem->arguments.bytes;
     for (int i = 2; i >= 0; i--) {
+        const plx_attention_backward_args *part = &args->part[i];
         args->part[i].bf16 = args->part[0].bf16;
-        PLX_TRY(plx_bench_op(problem, &plx_op_attention_backward, &args->part[i]));
+        PLX_TRY(plx_bench_op(problem, &plx_op_attention_backward, part));
+        if (i < 2) continue;
+        plx_bench_round(problem, part->dq, size_of(&part->sequence, part->heads, part->head_dim));
+        plx_bench_round(problem, part->dk, size_of(&part->sequence, part->kv_heads, part->head_dim));
     }
     return PLX_OK;
 }
@@ -81,9 +92,19 @@ static plx_status make_backward(plx_bench_problem *problem, const plx_bench_shap
         problem->flops += plx_op_attention_backward.flops(&args->part[i]);
     }
     problem->bf16 = &args->part[0].bf16;
-    for (int i = 0; i < 3 && problem->status == PLX_OK; i++)
-        PLX_TRY(plx_bench_op(problem, &plx_op_attention_forward, &forward.part[i]));
     return problem->status;
+}
+
+static plx_status prepare_backward(plx_bench_problem *problem)
+{
+    three_backward *args = (three_backward *)problem->arguments.bytes;
+    for (int i = 0; i < 3; i++) {
+        const plx_attention_backward_args *part = &args->part[i];
+        args->part[i].bf16 = args->part[0].bf16;
+        PLX_TRY(plx_attention_bench_prepare(problem, part));
+        if (i < 2) plx_bench_round(problem, part->out, size_of(&part->sequence, part->heads, part->head_dim));
+    }
+    return PLX_OK;
 }
 
 static plx_status make_gate_forward(plx_bench_problem *problem, const plx_bench_shape *s)
@@ -114,7 +135,7 @@ const plx_bench_case *const plx_nexus_bench[] = {
                             .make = make_forward, .run = run_forward},
     &(const plx_bench_case){.name = "nexus.backward", .op = &plx_op_attention_backward, .shapes = shapes,
                             .tolerance = 1e-5, .convention = "10 d a visible pair of each of the three attentions",
-                            .make = make_backward, .run = run_backward},
+                            .make = make_backward, .prepare = prepare_backward, .run = run_backward},
     &(const plx_bench_case){.name = "nexus.gate_forward", .op = &plx_op_nexus_gate_forward, .shapes = gate_shapes,
                             .tolerance = 1e-5, .make = make_gate_forward},
     &(const plx_bench_case){.name = "nexus.gate_backward", .op = &plx_op_nexus_gate_backward, .shapes = gate_shapes,
