@@ -341,12 +341,20 @@ void plx_trainer_free(plx_trainer *trainer);
 /* `slots` independent sequences. The state of a slot is bounded: windows keep their window, grassmann layers the
  * last max(offset) vectors. */
 typedef struct plx_session plx_session;
+/* How the keys and values that attention and nexus layers look back at are kept; the states of other layers are kept as
+ * they are. */
+typedef enum plx_state_form {
+    PLX_STATE_WHOLE,   /* numbers of the model's type */
+    PLX_STATE_F16,     /* half of f32's memory: each number is rounded by 2^-11 of itself at most */
+    PLX_STATE_Q8       /* bytes with a scale for each 32, 9/32 of f32's: rounded by 1/254 of the largest of the 32 */
+} plx_state_form;
 typedef struct plx_session_options {
     size_t slots;      /* 0: 1 */
     size_t capacity;   /* tokens a slot may hold; 0: the model's max_positions */
     size_t chunk;      /* most tokens a row in one step; 0: 64 */
     size_t rollback;   /* a slot can always be cut back by this many tokens, or to any length while nothing is
                           dropped; layers with a bounded state keep so many tokens more. 0: 64 */
+    plx_state_form state;
 } plx_session_options;
 /* options may be NULL. The model must outlive it. ERROR_MEMORY with the sum, before anything large is allocated. */
 plx_status plx_session_create(plx_model *model, const plx_session_options *options, plx_session **session);
@@ -457,6 +465,7 @@ typedef struct plx_generate_options {
     size_t max_tokens;
     plx_sampling sampling;
     bool stop_at_separator;    /* end at the tokenizer's separator */
+    plx_state_form state;
     size_t together;           /* plx_generate_batch: prompts in work at a time; 0: 8 */
     /* plx_generate: called with each piece of text as it is made; a piece never ends inside a UTF-8 character, so one
      * that the last token leaves unfinished is in the result only. May be NULL. */
@@ -501,6 +510,7 @@ typedef struct plx_conversation_options {
     size_t capacity;           /* tokens that the conversation may hold; 0: the model's positions, at most 4,096 */
     size_t max_tokens;         /* of an answer */
     plx_sampling sampling;
+    plx_state_form state;
     /* Called with each piece of an answer as it is made, whole characters; may be NULL. */
     void (*piece)(void *user, const char *text, size_t bytes);
     void *user;

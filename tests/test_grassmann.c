@@ -344,7 +344,7 @@ static void test_history_is_forward(void **state)
             for (size_t t = 0; t < count; t++) start[b * count + t] = p->start[b * LENGTH_MOST + (size_t)past[b] + t];
         }
         plx_grassmann_encode_args args = {
-            PLX_F32, {ROWS_MOST, count, start, past}, {held, RANK, CAPACITY * RANK, slot, base}, p->offsets,
+            PLX_F32, {ROWS_MOST, count, start, past}, {held, RANK, CAPACITY * RANK, slot, base, PLX_STATE_WHOLE}, p->offsets,
             0, ROWS_MOST * count, w};
         assert_int_equal(plx_op_run(context, &plx_op_grassmann_encode_forward, &args), PLX_OK);
         for (size_t b = 0; b < ROWS_MOST; b++)

@@ -213,7 +213,7 @@ static void test_history(void **state)
     for (size_t i = 0; i < 24; i++) ((float *)data)[i] = (float)i;
     int32_t slot[2] = {2, 0}, base[2] = {5, 0}, past[2] = {6, 2}, from[2] = {1, 2}, count[2] = {3, 0};
     float x[2][2][2] = {{{100, 101}, {102, 103}}, {{104, 105}, {106, 107}}};
-    plx_history history = {data, 2, 8, slot, base};
+    plx_history history = {data, 2, 8, slot, base, PLX_STATE_WHOLE};
     plx_append_args append = {PLX_F32, {2, 2, NULL, past}, history, x};
     assert_int_equal(plx_op_run(contexts[0][1], &plx_op_append, &append), PLX_OK);
     static const float appended[3][8] = {
@@ -226,7 +226,7 @@ static void test_history(void **state)
     assert_memory_equal(data[0], appended[0], sizeof data[0]);
     /* without slots, bases and past; f64 */
     double wide[2][3] = {{0, 0, 9}, {0, 0, 9}}, tokens[4] = {1, 2, 3, 4};
-    plx_append_args first = {PLX_F64, {2, 2, NULL, NULL}, {wide, 1, 3, NULL, NULL}, tokens};
+    plx_append_args first = {PLX_F64, {2, 2, NULL, NULL}, {wide, 1, 3, NULL, NULL, PLX_STATE_WHOLE}, tokens};
     assert_int_equal(plx_op_run(plain, &plx_op_append, &first), PLX_OK);
     assert_true(wide[0][0] == 1 && wide[0][1] == 2 && wide[0][2] == 9 && wide[1][0] == 3 && wide[1][1] == 4);
 }
@@ -246,7 +246,7 @@ static void test_copies(void **state)
     for (size_t i = 0; i < TOKENS; i++) index[i] = (int32_t)(i * i % VOCABULARY);
     for (int i = 0; i < 2; i++) {
         plx_context *context = i ? plain : contexts[0][2];
-        plx_history history = {data[i], WIDTH_OF, SLOT * WIDTH_OF, slot, base};
+        plx_history history = {data[i], WIDTH_OF, SLOT * WIDTH_OF, slot, base, PLX_STATE_WHOLE};
         plx_append_args append = {PLX_F32, {ROWS_OF, LENGTH, NULL, past}, history, x};
         plx_move_args move = {PLX_F32, history, ROWS_OF, from, count};
         assert_int_equal(plx_op_run(context, &plx_op_append, &append), PLX_OK);

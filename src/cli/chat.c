@@ -161,7 +161,7 @@ static plx_status run(talk *now, const char *prompt, const plx_model_options *lo
 
 int cli_chat(plx_cli *cli, int argc, char **argv)
 {
-    const char *prompt = NULL, *weights = NULL;
+    const char *prompt = NULL, *weights = NULL, *state = NULL;
     plx_conversation_options chosen = plx_conversation_defaults();
     plx_model_options load = {0};
     plx_sampling *sampling = &chosen.sampling;
@@ -182,6 +182,7 @@ int cli_chat(plx_cli *cli, int argc, char **argv)
         {"min-p", CLI_REAL, &sampling->min_p, "X", "leave out tokens less likely than X times the likeliest (0)", 0, 1},
         {"repetition-penalty", CLI_REAL, &sampling->repetition_penalty, "X", "above 1: less of what was said (1)", 1e-3,
          1e3},
+        CLI_STATE_OPTION(state),
         {"seed", CLI_SIZE, &seed, "N", "of the draws (0)", 0, 0},
         CLI_WEIGHTS_OPTION(weights),
         {0},
@@ -189,6 +190,8 @@ int cli_chat(plx_cli *cli, int argc, char **argv)
     int go_on = cli_parse(cli, "chat", table, 1, 1, argc, argv);
     if (go_on != CLI_GO_ON) return go_on;
     if (!cli_weights(weights, &load)) return cli_usage_error("chat", "chat: " CLI_WEIGHTS_WRONG, weights);
+    int known = cli_state_form("chat", state, &chosen.state);
+    if (known != 0) return known;
     talk now = {.cli = cli, .terminal = prompt == NULL && isatty(STDIN_FILENO)};
     sampling->seed = seed;
     if (!cli->json) {

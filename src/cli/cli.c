@@ -208,6 +208,17 @@ const char *cli_bytes_text(double bytes, char buffer[32])
     return scaled(bytes, 1000, units, buffer);
 }
 
+int cli_state_form(const char *command, const char *name, plx_state_form *form)
+{
+    static const char *const names[] = {[PLX_STATE_WHOLE] = "f32", [PLX_STATE_F16] = "f16", [PLX_STATE_Q8] = "q8"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (name == NULL || strcmp(name, names[i]) == 0) {
+            *form = (plx_state_form)i;
+            return 0;
+        }
+    return cli_usage_error(command, "%s: --state is f32, f16 or q8, not '%.40s'", command, name);
+}
+
 char *cli_command_text(const char *command, int argc, char **argv)
 {
     size_t bytes;

@@ -114,6 +114,12 @@ int cli_finish(plx_cli *cli);
 const char *cli_count_text(double count, char buffer[32]);
 const char *cli_bytes_text(double bytes, char buffer[32]);
 
+/* The value of --state, NULL for none given: 0, or the exit status of a name that there is not, with that said. */
+int cli_state_form(const char *command, const char *name, plx_state_form *form);
+/* Its row in a table of options; `name` is a const char *. */
+#define CLI_STATE_OPTION(name) \
+    {"state", CLI_TEXT, &(name), "FORM", "keys and values of earlier tokens as f32, f16 or q8 (f32)", 0, 0}
+
 /* "plexus COMMAND ..." as typed, for reports; freed with free, NULL when memory is short. */
 char *cli_command_text(const char *command, int argc, char **argv);
 

@@ -219,7 +219,7 @@ int cli_generate(plx_cli *cli, int argc, char **argv)
     plx_model_options load = {0};
     plx_sampling *sampling = &options.sampling;
     cli_texts prompts = {0};
-    const char *prompt_file = NULL, *prompts_file = NULL, *weights = NULL;
+    const char *prompt_file = NULL, *prompts_file = NULL, *weights = NULL, *state = NULL;
     size_t seed = 0;
     const cli_option table[] = {
         {"prompt", CLI_TEXTS, &prompts, "TEXT",
@@ -238,6 +238,7 @@ int cli_generate(plx_cli *cli, int argc, char **argv)
          "above 1: tokens seen before become less likely (1)", 1e-6, 1e6},
         {"seed", CLI_SIZE, &seed, "N", "of the random choices: the same seed writes the same text (0)", 0, 0},
         {"adapter", CLI_TEXT, &load.adapter, "DIR", "put this adapter (of the peft package) on the model", 0, 0},
+        CLI_STATE_OPTION(state),
         {"stop", CLI_FLAG, &options.stop_at_separator, NULL, "end where the model ends the document", 0, 0},
         CLI_WEIGHTS_OPTION(weights),
         {0},
@@ -248,6 +249,7 @@ int cli_generate(plx_cli *cli, int argc, char **argv)
         result = cli_usage_error("generate", "generate: --prompt, --prompt-file and --prompts exclude each other");
     if (result == CLI_GO_ON && !cli_weights(weights, &load))
         result = cli_usage_error("generate", "generate: " CLI_WEIGHTS_WRONG, weights);
+    if (result == CLI_GO_ON && cli_state_form("generate", state, &options.state) != 0) result = 2;
     if (result == CLI_GO_ON) {
         sampling->seed = seed;
         result = 0;

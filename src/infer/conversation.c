@@ -159,7 +159,7 @@ static plx_status make(plx_conversation *made)
             config->max_position_embeddings < CONTEXT_USUAL ? config->max_position_embeddings : CONTEXT_USUAL;
     made->logits = plx_alloc_array(made->context, config->vocab_size, sizeof *made->logits);
     if (made->logits == NULL) return PLX_ERROR_MEMORY;
-    plx_session_options options = {.slots = 1, .capacity = made->capacity, .chunk = READ_TOGETHER, .rollback = 1};
+    plx_session_options options = {.slots = 1, .capacity = made->capacity, .chunk = READ_TOGETHER, .rollback = 1, .state = made->options.state};
     PLX_TRY(plx_session_create(made->model, &options, &made->session));
     return plx_conversation_reset(made);
 }

@@ -137,7 +137,8 @@ static plx_status prepare(generation *all, const plx_prompt *prompts, size_t tog
     plx_session_options options = {.slots = all->slots,
                                    .capacity = capacity,
                                    .chunk = longest < PROMPT_CHUNK ? longest : PROMPT_CHUNK,
-                                   .rollback = 1};
+                                   .rollback = 1,
+                                   .state = all->options->state};
     PLX_TRY(plx_session_create(all->model, &options, &all->session));
     size_t numbers;
     if (!plx_multiply_sizes(all->slots, vocab, &numbers))

@@ -121,6 +121,7 @@ plx_status plx_session_create(plx_model *model, const plx_session_options *optio
     made->capacity = given.capacity ? given.capacity : model->config.max_position_embeddings;
     made->chunk = given.chunk ? given.chunk : 64;
     if (made->chunk > made->capacity) made->chunk = made->capacity;
+    made->form = given.state;
     made->rollback = given.rollback ? given.rollback : 64;
     plx_arena_init(&made->arena, model);
     plx_status status = make_session(made);

@@ -1,5 +1,6 @@
 /* state.c - the parts of a session's state and what can be done to a slot: append, fork, cut, save, restore. */
 #include "infer/state.h"
+#include "kernels/history.h"
 
 #include <string.h>
 
@@ -31,6 +32,8 @@ static plx_status add_parts(plx_session *session, size_t layer)
     for (size_t i = 0; i < count; i++) {
         plx_part *part = &parts[before + i];
         *part = (plx_part){.width = list[i].width, .keep = list[i].keep};
+        part->form = list[i].packable ? session->form : PLX_STATE_WHOLE;
+        part->token_bytes = plx_history_token_bytes(part->form, session->model->type, part->width);
         session->part_count++;
         part->base = plx_alloc_array(session->context, session->slots, sizeof *part->base);
         if (!part->base) return PLX_ERROR_MEMORY;
@@ -48,8 +51,7 @@ static size_t align64(size_t bytes)
 static bool part_bytes(const plx_session *session, const plx_part *part, size_t *bytes)
 {
     size_t row;
-    return plx_multiply_sizes(part->capacity, part->width, &row) &&
-           plx_multiply_sizes(row, plx_type_size(session->model->type), &row) &&
+    return plx_multiply_sizes(part->capacity, part->token_bytes, &row) &&
            plx_multiply_sizes(row, session->slots, bytes) && *bytes < SIZE_MAX - 64;
 }
 
@@ -100,9 +102,10 @@ void plx_state_free(plx_session *session)
 
 size_t plx_session_state_bytes(const plx_session *session)
 {
-    size_t elements = 0;
-    for (size_t i = 0; i < session->part_count; i++) elements += session->parts[i].capacity * session->parts[i].width;
-    return elements * plx_type_size(session->model->type);
+    size_t bytes = 0;
+    for (size_t i = 0; i < session->part_count; i++)
+        bytes += session->parts[i].capacity * session->parts[i].token_bytes;
+    return bytes;
 }
 
 size_t plx_session_length(const plx_session *session, size_t slot)
@@ -166,7 +169,8 @@ static plx_history part_history(const plx_session *session, size_t part, const p
                          .width = at->width,
                          .row_stride = at->capacity * at->width,
                          .slot = device->slot,
-                         .base = base};
+                         .base = base,
+                         .form = at->form};
 }
 
 void plx_state_plan_room(plx_session *session, const plx_session_staging *host, size_t rows, size_t length)
@@ -229,9 +233,8 @@ static plx_status check_slot(const plx_session *session, size_t slot)
 /* The place of a slot's tokens in a part, and how many bytes they are. */
 static char *part_row(const plx_session *session, const plx_part *part, size_t slot, size_t *bytes)
 {
-    size_t token = part->width * plx_type_size(session->model->type);
-    *bytes = (session->slot[slot].length - (size_t)part->base[slot]) * token;
-    return (char *)part->data + slot * part->capacity * token;
+    *bytes = (session->slot[slot].length - (size_t)part->base[slot]) * part->token_bytes;
+    return (char *)part->data + slot * part->capacity * part->token_bytes;
 }
 
 plx_status plx_session_reset(plx_session *session, size_t slot)
@@ -311,6 +314,7 @@ static uint64_t hash_parts(const plx_session *session)
     for (size_t i = 0; i < session->part_count; i++) {
         hash = (hash ^ session->parts[i].width) * 1099511628211u;
         hash = (hash ^ session->parts[i].keep) * 1099511628211u;
+        hash = (hash ^ (uint64_t)session->parts[i].form) * 1099511628211u;
     }
     return hash;
 }
@@ -362,7 +366,6 @@ static const void *take(const char **next, size_t *left, size_t bytes)
 static bool state_fits(const plx_session *session, const state_header *header, const int32_t *starts,
                        const int32_t *bases, size_t left)
 {
-    size_t type = plx_type_size(session->model->type);
     int32_t start = 0;
     for (size_t i = 0; i < header->start_count; i++) {
         if (starts[i] < 0 || (size_t)starts[i] >= header->length || (i > 0 && starts[i] <= start)) return false;
@@ -373,8 +376,8 @@ static bool state_fits(const plx_session *session, const state_header *header, c
         if (bases[i] < 0 || (size_t)bases[i] > header->length || !part_suffices(part, bases[i], start, header->length))
             return false;
         size_t held = header->length - (size_t)bases[i];
-        if (held > part->capacity || held * part->width * type > left) return false;
-        left -= held * part->width * type;
+        if (held > part->capacity || held * part->token_bytes > left) return false;
+        left -= held * part->token_bytes;
     }
     return left == 0;
 }
@@ -392,7 +395,7 @@ plx_status plx_session_restore(plx_session *session, size_t slot, const void *st
         return plx_fail(context, PLX_ERROR_FORMAT, "this is no saved session state");
     if (header.parts_hash != hash_parts(session) || header.type != session->model->type ||
         header.part_count != session->part_count)
-        return plx_fail(context, PLX_ERROR_VALUE, "the saved state belongs to a model of another shape");
+        return plx_fail(context, PLX_ERROR_VALUE, "the saved state belongs to a model of another shape, or is kept in another form");
     if (header.length > session->capacity)
         return plx_fail(context, PLX_ERROR_VALUE,
                         "the saved state has %zu tokens, but a slot of this session holds %zu", (size_t)header.length,

@@ -18,6 +18,8 @@
 typedef struct plx_part {
     size_t width, keep;     /* as plx_state_part; keep 0: all */
     size_t capacity;        /* tokens a slot */
+    plx_state_form form;
+    size_t token_bytes;
     void *data;             /* device, [slots, capacity, width] */
     int32_t *base;          /* [slots] index in the sequence of the first token held */
 } plx_part;
@@ -38,6 +40,7 @@ struct plx_session {
     plx_context *context;
     plx_model *model;
     size_t slots, capacity, chunk, rollback;
+    plx_state_form form;    /* of the parts that may be packed */
     plx_part *parts;
     size_t part_count;
     size_t *first_part;     /* [layers + 1] */

@@ -1,6 +1,6 @@
 /* copy.c - operations that only move numbers, on all threads. What is copied are bytes, so one version serves every
  * level; a thread takes about PART_BYTES at a time. */
-#include "kernels/half.h"
+#include "kernels/history.h"
 #include "kernels/kernels.h"
 #include "kernels/ref/ref.h"
 
@@ -80,12 +80,6 @@ plx_status plx_gather_copy(plx_context *context, const void *arguments)
 
 /* ---- histories ---- */
 
-static char *history_row(const plx_history *history, plx_type type, size_t row)
-{
-    size_t slot = history->slot ? (size_t)history->slot[row] : row;
-    return (char *)history->data + slot * history->row_stride * plx_type_size(type);
-}
-
 /* A part is some tokens of one row. */
 typedef struct append_job {
     const plx_append_args *a;
@@ -97,12 +91,26 @@ static void append_part(void *argument, size_t index, int thread)
     (void)thread;
     const append_job *job = argument;
     const plx_append_args *a = job->a;
-    size_t bytes = a->history.width * plx_type_size(a->type), length = a->sequence.length;
+    const size_t width = a->history.width, length = a->sequence.length, size = width * plx_type_size(a->type);
     size_t b = index / job->parts, part = index % job->parts;
     size_t from = part * job->tokens, end = part_end(length, job->tokens, part);
-    int32_t past = a->sequence.past ? a->sequence.past[b] : 0, base = a->history.base ? a->history.base[b] : 0;
-    memcpy(history_row(&a->history, a->type, b) + ((size_t)(past - base) + from) * bytes,
-           (const char *)a->x + (b * length + from) * bytes, (end - from) * bytes);
+    int32_t past = a->sequence.past ? a->sequence.past[b] : 0;
+    char *to = plx_history_token(&a->history, a->type, b, past + (int64_t)from);
+    const char *x = (const char *)a->x + (b * length + from) * size;
+    if (a->history.form == PLX_STATE_WHOLE) {
+        memcpy(to, x, (end - from) * size);
+        return;
+    }
+    for (size_t t = from; t < end; t++, x += size) {
+        plx_pack_token(a->history.form, (const float *)x, width, to);
+        to += plx_history_token_bytes(a->history.form, a->type, width);
+    }
+}
+
+bool plx_append_copies(const void *arguments)
+{
+    const plx_append_args *a = arguments;
+    return a->history.form == PLX_STATE_WHOLE || a->type == PLX_F32;
 }
 
 plx_status plx_append_copy(plx_context *context, const void *arguments)
@@ -118,8 +126,10 @@ static void move_part(void *argument, size_t b, int thread)
 {
     (void)thread;
     const plx_move_args *a = argument;
-    size_t token = a->history.width * plx_type_size(a->type);
-    char *row = history_row(&a->history, a->type, b);
+    plx_history whole_row = a->history;
+    whole_row.base = NULL; /* indices are the row's own */
+    size_t token = plx_history_token_bytes(a->history.form, a->type, a->history.width);
+    char *row = plx_history_token(&whole_row, a->type, b, 0);
     if (a->count[b] > 0) memmove(row, row + (size_t)a->from[b] * token, (size_t)a->count[b] * token);
 }
 

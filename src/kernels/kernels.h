@@ -51,13 +51,14 @@ typedef struct plx_sequence {
 /* Keys (or other vectors a token) that queries look back at. In a forward over whole rows they are the rows' own
  * tokens: slot and base NULL, row_stride = T * width. In a step they lie in the state: row b's tokens are at
  * data + slot[b] * row_stride, and the first of them is token base[b] of the sequence. Token j of row b is at
- * data + slot[b] * row_stride + (j - base[b]) * width. */
+ * data + slot[b] * row_stride + (j - base[b]) * width, unless they are packed (kernels/history.h). */
 typedef struct plx_history {
     void *data;
     size_t width;           /* elements a token */
     size_t row_stride;      /* elements a row (slot) */
     const int32_t *slot;    /* [B] or NULL: b */
     const int32_t *base;    /* [B] or NULL: 0 */
+    plx_state_form form;    /* attention, append and move take packed histories; all others only whole ones */
 } plx_history;
 
 /* ---- matmul: C[M,N] = beta * C + op(A)[M,K] op(B)[K,N] + bias ---- */
@@ -211,7 +212,7 @@ typedef struct plx_cross_entropy_args {
 extern const plx_op plx_op_cross_entropy;
 
 /* ---- append: rows of new tokens into a history (decoding state) ----
- * token t of row b, x[b,t,width], goes to index past[b] + t of the sequence. */
+ * token t of row b, x[b,t,width], goes to index past[b] + t of the sequence, packed as the history's form says. */
 typedef struct plx_append_args {
     plx_type type;
     plx_sequence sequence;

@@ -51,7 +51,8 @@ CPU_OP(adamw, "adamw")
 bool plx_embedding_forward_copies(const void *arguments);
 COPY_OP(embedding_forward, "embedding.forward", plx_embedding_forward_copies)
 COPY_OP(gather, "gather", NULL)
-COPY_OP(append, "append", NULL)
+bool plx_append_copies(const void *arguments);
+COPY_OP(append, "append", plx_append_copies)
 COPY_OP(move, "move", NULL)
 
 bool plx_matmul_blas_accepts(const void *arguments);

@@ -25,6 +25,7 @@ typedef enum plx_block_form {
 typedef struct plx_state_part {
     size_t width;
     size_t keep; /* a query may need this many tokens before itself; 0: all (of the document) */
+    bool packable; /* only attention's operations read it: they take packed histories */
 } plx_state_part;
 #define PLX_STATE_PARTS_MAX 64
 

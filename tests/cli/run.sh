@@ -46,6 +46,9 @@ echo '{"text": "a"}' >wrong.jsonl
 expect "JSON lines without a prompt" 1 'wrong.jsonl line 1' "$plexus" generate run --prompts wrong.jsonl
 : >empty.txt
 expect "a file without prompts" 1 'empty.txt: no prompts' "$plexus" generate run --prompts empty.txt
+expect "keys and values in f16" 0 '' "$plexus" generate run --prompt the --max-tokens 5 --state f16
+expect "keys and values in q8" 0 '' "$plexus" generate run --prompt the --max-tokens 5 --state q8
+expect "another form of state" 2 'f32, f16 or q8' "$plexus" generate run --state q4
 head_of() { "$plexus" generate run --max-tokens 3000 2>err | head -c 10 >/dev/null; echo "${PIPESTATUS[0]}"; }
 check "a reader that goes away ends it quietly" test "$(head_of)" = 0
 check "without a word" test ! -s err

@@ -69,7 +69,7 @@ plx_status plx_attend_history(plx_run *run, const void *x, size_t width, size_t 
 plx_state_part plx_attend_state(size_t width, size_t window)
 {
     /* 0 would mean all: a window of the token alone keeps one that it does not need */
-    return (plx_state_part){.width = width, .keep = window <= 2 ? (window > 0) : window - 1};
+    return (plx_state_part){.width = width, .keep = window <= 2 ? (window > 0) : window - 1, .packable = true};
 }
 
 plx_status plx_attend_parse_window(plx_keys *keys, size_t *window)

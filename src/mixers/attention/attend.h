@@ -39,7 +39,7 @@ plx_status plx_attend_backward(plx_run *run, const plx_attend *attend, const voi
 /* The tokens that queries look back at: the batch's own rows in a forward; in a step, the state with x appended, as the
  * layer's part number *part, which is then one more. */
 plx_status plx_attend_history(plx_run *run, const void *x, size_t width, size_t *part, plx_history *history);
-/* The state of a layer whose queries see `window` tokens (0: all). */
+/* The state of a layer whose queries see `window` tokens (0: all), by attention's operations. */
 plx_state_part plx_attend_state(size_t width, size_t window);
 /* The key "window": null (0) or a number of tokens >= 1. */
 plx_status plx_attend_parse_window(plx_keys *keys, size_t *window);

@@ -33,7 +33,8 @@ static bool forward_accepts(const void *arguments) { return ((const plx_attentio
 static bool tiles_accept(const void *arguments)
 {
     const plx_attention_args *a = arguments;
-    return a->type == PLX_F32 && a->bf16 && a->sequence.length * (a->heads / a->kv_heads) >= 32;
+    return a->type == PLX_F32 && a->bf16 && a->keys.form == PLX_STATE_WHOLE && a->values.form == PLX_STATE_WHOLE &&
+           a->sequence.length * (a->heads / a->kv_heads) >= 32;
 }
 
 static bool backward_accepts(const void *arguments)

@@ -1,5 +1,6 @@
 /* ref.c - attention in plain loops and double precision: what every other implementation is checked against.
  * Never tuned. */
+#include "kernels/history.h"
 #include "mixers/attention/attention_ops.h"
 
 #include <math.h>
@@ -30,17 +31,17 @@ plx_status plx_attention_forward_ref(plx_context *context, const void *arguments
                 size_t query = ((b * T + t) * H + h) * d, offset = h / group * d;
                 double top = -INFINITY, sum = 0;
                 for (int64_t j = first; j <= last; j++) {
-                    double s = a->scale * dot(a->q, query, a->keys.data, plx_history_index(&a->keys, b, j) + offset,
-                                              a->type, d);
-                    p[j - first] = s;
+                    double s = 0;
+                    for (size_t c = 0; c < d; c++)
+                        s += plx_get(a->q, a->type, query + c) * plx_history_get(&a->keys, a->type, b, j, offset + c);
+                    p[j - first] = s *= a->scale;
                     if (s > top) top = s;
                 }
                 for (int64_t j = first; j <= last; j++) sum += p[j - first] = exp(p[j - first] - top);
                 for (size_t c = 0; c < d; c++) {
                     double out = 0;
                     for (int64_t j = first; j <= last; j++)
-                        out += p[j - first] / sum
-                               * plx_get(a->values.data, a->type, plx_history_index(&a->values, b, j) + offset + c);
+                        out += p[j - first] / sum * plx_history_get(&a->values, a->type, b, j, offset + c);
                     plx_put(a->out, a->type, query + c, out);
                 }
                 if (a->lse != NULL) plx_put(a->lse, a->type, (b * T + t) * H + h, top + log(sum));

@@ -221,9 +221,11 @@ static plx_status backward(plx_run *run, void *own, const void *x, const void *d
 static size_t state(const void *own, plx_state_part *parts)
 {
     const simplicial *layer = own;
-    for (int i = K; i < ROLES; i++)
+    for (int i = K; i < ROLES; i++) {
         parts[i - K] = plx_attend_state(layer->roles[i].heads * layer->head_dim,
                                         i == K || i == V ? layer->window1 : layer->window2);
+        parts[i - K].packable = false;
+    }
     return ROLES - K;
 }
 

@@ -9,6 +9,12 @@
 #define ENOUGH_JOBS 8
 #define SPAN 16 /* keys that are taken together where not all lanes see all */
 
+/* Copies rows of d numbers that lie `stride` apart; `padded` apart in `to`. */
+static void copy_rows(const float *from, size_t stride, size_t rows, size_t d, float *to, size_t padded)
+{
+    for (size_t i = 0; i < rows; i++) memcpy(to + i * padded, from + i * stride, d * sizeof *to);
+}
+
 typedef struct work {
     const plx_attention_backward_args *a;
     size_t blocks, chunks; /* a row and key/value head */

@@ -1,6 +1,7 @@
 /* few.c - attention of a few queries, as in decoding, compiled for each level: what counts is reading K and V once, in
  * the order in which they lie. A job is a chunk of one row's keys with all its heads. Scores are dot products along d;
  * PLX_VW of them at a time are added up across their lanes. */
+#include "kernels/history.h"
 #include "mixers/attention/cpu/chunks.h"
 #include "kernels/cpu/registers.h"
 
@@ -12,6 +13,7 @@ typedef struct work {
     chunks chunks;
     float *scratch;
     size_t scratch_each, padded;
+    size_t room; /* floats of a step's keys and values, where they are packed */
 } work;
 
 /* One query: q [padded], scaled; what it has summed so far. */
@@ -86,6 +88,20 @@ static void query_keys(query *x, const float *k, size_t k_stride, const float *v
     for (; c < d; c += PLX_VW) add_values(1, p, v + c, v_stride, count, d - c, x->out + c);
 }
 
+/* Keys or values of one head, `stride` apart: where they lie, or unpacked into `room`. */
+typedef struct rows {
+    const float *first;
+    size_t stride;
+} rows;
+static rows head_rows(const plx_history *history, size_t b, int64_t key, size_t count, size_t g, size_t d,
+                      size_t padded, float *room)
+{
+    if (history->form == PLX_STATE_WHOLE)
+        return (rows){(const float *)history->data + plx_history_index(history, b, key) + g * d, history->width};
+    plx_history_rows(history, b, key, count, g * d, d, room, padded);
+    return (rows){room, padded};
+}
+
 static void few_job(void *argument, size_t index, int thread)
 {
     const work *w = argument;
@@ -96,7 +112,8 @@ static void few_job(void *argument, size_t index, int thread)
     int64_t begin = plx_attention_first(&a->sequence, b, 0, a->window), end = past + (int64_t)T;
     int64_t from = chunks_begin(&w->chunks, chunk, begin, end), to = chunks_begin(&w->chunks, chunk + 1, begin, end);
     float *memory = w->scratch + (size_t)thread * w->scratch_each;
-    query *queries = (query *)(memory + 2 * T * H * w->padded);
+    float *room = memory + 2 * T * H * w->padded;
+    query *queries = (query *)(room + w->room);
     unsigned state = flush_denormals();
     memset(memory, 0, 2 * T * H * w->padded * sizeof *memory);
     for (size_t i = 0; i < T * H; i++) {
@@ -105,7 +122,10 @@ static void few_job(void *argument, size_t index, int thread)
             queries[i].q[c] = ((const float *)a->q)[(b * T * H + i) * d + c] * (float)(a->scale * PLX_ATTENTION_LOG2_E);
     }
     for (int64_t key = from; key < to; key += STEP)
-        for (size_t g = 0; g < a->kv_heads; g++)
+        for (size_t g = 0; g < a->kv_heads; g++) {
+            size_t count = (size_t)(to - key < STEP ? to - key : STEP);
+            rows k = head_rows(&a->keys, b, key, count, g, d, w->padded, room);
+            rows v = head_rows(&a->values, b, key, count, g, d, w->padded, room + w->room / 2);
             for (size_t i = 0; i < T * group; i++) {
                 size_t t = i / group;
                 int64_t low = plx_attention_first(&a->sequence, b, t, a->window), high = past + (int64_t)t + 1;
@@ -113,11 +133,10 @@ static void few_job(void *argument, size_t index, int thread)
                 if (high > key + STEP) high = key + STEP;
                 if (high > to) high = to;
                 if (low >= high) continue;
-                query_keys(&queries[t * H + g * group + i % group],
-                           (const float *)a->keys.data + plx_history_index(&a->keys, b, low) + g * d, a->keys.width,
-                           (const float *)a->values.data + plx_history_index(&a->values, b, low) + g * d,
-                           a->values.width, (size_t)(high - low), d, w->padded);
+                query_keys(&queries[t * H + g * group + i % group], k.first + (size_t)(low - key) * k.stride, k.stride,
+                           v.first + (size_t)(low - key) * v.stride, v.stride, (size_t)(high - low), d, w->padded);
             }
+        }
     for (size_t i = 0; i < T * H; i++) {
         const query *x = &queries[i];
         size_t number = b * T * H + i;
@@ -140,7 +159,9 @@ plx_status PLX_CPU(plx_attention_few)(plx_context *context, const plx_attention_
     work w = {.a = a, .padded = (a->head_dim + PLX_VW - 1) / PLX_VW * PLX_VW};
     size_t queries = a->sequence.length * a->heads;
     w.chunks = chunks_of(a, a->sequence.rows, STEP);
-    w.scratch_each = (2 * queries * w.padded + queries * sizeof(query) / sizeof(float) + 15) / 16 * 16;
+    bool packed = a->keys.form != PLX_STATE_WHOLE || a->values.form != PLX_STATE_WHOLE;
+    w.room = packed ? 2 * STEP * w.padded : 0;
+    w.scratch_each = (2 * queries * w.padded + w.room + queries * sizeof(query) / sizeof(float) + 15) / 16 * 16;
     size_t floats = (size_t)context->options.threads * w.scratch_each;
     w.scratch = plx_kernel_scratch(context, (floats + chunks_floats(&w.chunks)) * sizeof(float));
     if (w.scratch == NULL) return PLX_ERROR_MEMORY;

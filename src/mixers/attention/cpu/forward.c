@@ -6,6 +6,7 @@
  *
  * A job is a block of queries, and where these are few and the keys many, a chunk of the keys: then it leaves O, m
  * and l of each query, which are put together in the order of the chunks. The cut follows from the shape alone. */
+#include "kernels/history.h"
 #include "mixers/attention/cpu/chunks.h"
 #include "mixers/attention/cpu/tiles.h"
 
@@ -13,16 +14,20 @@
 
 static void multiply_top(const product *p) { product_all(PRODUCT_TOP_SEEN, p); }
 
-/* The first tops: a score that all lanes see, if there is one, else each lane's with its query's own token. */
+/* The first tops: a score that all lanes see, if there is one, else each lane's with its query's own token. `keys` has
+ * room for two panels. */
 static void first_tops(const plx_attention_args *a, const panel *q, size_t b, size_t g, const float *columns,
                        float *keys, float *top)
 {
     const size_t d = a->head_dim, lanes = q->vectors * PLX_VW;
-    const float *k = (const float *)a->keys.data + g * d;
+    const bool whole = a->keys.form == PLX_STATE_WHOLE;
+    float *unpacked = keys + PANEL * d; /* a row a lane */
+    const float *k = whole ? (const float *)a->keys.data + g * d : unpacked;
     if (q->all_begin < q->all_end) {
         const float zero[PANEL] = {0};
+        if (!whole) plx_history_rows(&a->keys, b, q->all_begin, 1, g * d, d, unpacked, d);
         for (size_t lane = 0; lane < lanes; lane++) top[lane] = -INFINITY;
-        multiply_top(&(product){.a = k + plx_history_index(&a->keys, b, q->all_begin),
+        multiply_top(&(product){.a = k + (whole ? plx_history_index(&a->keys, b, q->all_begin) : 0),
                                 .a_step = 1,
                                 .b = columns,
                                 .b_row = PANEL,
@@ -36,7 +41,10 @@ static void first_tops(const plx_attention_args *a, const panel *q, size_t b, si
         return;
     }
     size_t at[PANEL];
-    for (size_t lane = 0; lane < lanes; lane++) at[lane] = plx_history_index(&a->keys, b, q->sight.last[lane]);
+    for (size_t lane = 0; lane < lanes; lane++) {
+        at[lane] = whole ? plx_history_index(&a->keys, b, q->sight.last[lane]) : lane * d;
+        if (!whole) plx_history_rows(&a->keys, b, q->sight.last[lane], 1, g * d, d, unpacked + lane * d, d);
+    }
     rows_to_columns(k, at, d, q->vectors, 1.0f, keys);
     for (size_t lane = 0; lane < lanes; lane += PLX_VW) {
         vf sum = vf_set(0.0f);
@@ -182,10 +190,8 @@ static void forward_block(void *argument, size_t index, int thread)
     int64_t to = chunks_begin(&w->chunks, chunk + 1, block.begin, block.end);
     for (int64_t key = from; key < to; key += KEYS) {
         int64_t end = to - key < KEYS ? to : key + KEYS;
-        const float *keys = (const float *)a->keys.data + plx_history_index(&a->keys, b, key) + g * d;
-        const float *values = (const float *)a->values.data + plx_history_index(&a->values, b, key) + g * d;
-        copy_rows(keys, a->keys.width, (size_t)(end - key), d, k, stride);
-        copy_rows(values, a->values.width, (size_t)(end - key), d, v, stride);
+        plx_history_rows(&a->keys, b, key, (size_t)(end - key), g * d, d, k, stride);
+        plx_history_rows(&a->values, b, key, (size_t)(end - key), g * d, d, v, stride);
         for (size_t i = 0; i < block.panels; i++) {
             task t = {.q = &block.panel[i],
                       .key = key,

@@ -170,10 +170,4 @@ static void view_set(view *view, const panel *q, int64_t begin, int64_t end, int
  * with K^T and V^T read downwards, is spread over all sets of the first cache. */
 static size_t copy_stride(size_t d) { return ((d + 15) / 16 | 1) * 16; }
 
-/* Copies rows of d numbers that lie `stride` apart; `padded` apart in `to`. */
-static void copy_rows(const float *from, size_t stride, size_t rows, size_t d, float *to, size_t padded)
-{
-    for (size_t i = 0; i < rows; i++) memcpy(to + i * padded, from + i * stride, d * sizeof *to);
-}
-
 #endif
