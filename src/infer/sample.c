@@ -1,12 +1,15 @@
-/* sample.c - one token chosen from logits. */
-#include "core/context.h"
+/* sample.c - one token chosen from logits.
+ *
+ * A vocabulary has tens of thousands of tokens, of which a draw looks at a few: only those are put in order that top-k,
+ * top-p and min-p may keep. */
 #include "core/random.h"
+#include "kernels/cpu/vec.h"
 
 #include <math.h>
 #include <stdlib.h>
 
 typedef struct candidate {
-    double logit, p; /* p: relative to the largest, which has 1 */
+    float logit, p; /* p: relative to the largest, which has 1 */
     int32_t token;
 } candidate;
 
@@ -31,7 +34,7 @@ static plx_status check(plx_context *context, const plx_sampling *sampling, size
 }
 
 /* Each token of the history counts once, however often it occurs. */
-static plx_status penalise(plx_context *context, double penalty, candidate *list, size_t vocab, const int32_t *history,
+static plx_status penalise(plx_context *context, double penalty, float *logits, size_t vocab, const int32_t *history,
                            size_t count)
 {
     if (penalty == 1 || count == 0) return PLX_OK;
@@ -41,10 +44,26 @@ static plx_status penalise(plx_context *context, double penalty, candidate *list
         int32_t token = history[i];
         if (token < 0 || (size_t)token >= vocab || seen[token]) continue;
         seen[token] = true;
-        list[token].logit *= list[token].logit > 0 ? 1 / penalty : penalty;
+        logits[token] = (float)(logits[token] * (logits[token] > 0 ? 1 / penalty : penalty));
     }
     plx_free(context, seen);
     return PLX_OK;
+}
+
+/* p[i] = exp((logits[i] - largest) / temperature), a few units in the last place off; their sum. */
+static double powers_of(const float *logits, size_t count, float largest, double temperature, float *p)
+{
+    const double log2_e = 1.4426950408889634;
+    const float factor = log2_e / temperature < 1e30 ? (float)(log2_e / temperature) : 1e30f;
+    double sum = 0;
+    for (size_t i = 0; i < count; i += PLX_VW) {
+        size_t left = count - i < PLX_VW ? count - i : PLX_VW;
+        float lanes[PLX_VW];
+        vf x = left < PLX_VW ? vf_load_part(logits + i, left, -INFINITY) : vf_load(logits + i);
+        vf_store(lanes, vf_exp2((x - largest) * factor));
+        for (size_t j = 0; j < left; j++) sum += p[i + j] = lanes[j];
+    }
+    return sum;
 }
 
 static int by_logit(const void *left, const void *right)
@@ -54,14 +73,17 @@ static int by_logit(const void *left, const void *right)
     return a->token < b->token ? -1 : a->token > b->token;
 }
 
-/* How many of the candidates, largest first, are left by top-k, top-p and min-p. */
-static size_t keep_best(const plx_sampling *sampling, const candidate *list, size_t count)
+/* How many of the candidates, largest first, are left by top-k, top-p and min-p. `total`: of all tokens' p. */
+static size_t keep_best(const plx_sampling *sampling, const candidate *list, size_t count, double total)
 {
     if (sampling->top_k > 0 && sampling->top_k < count) count = sampling->top_k;
     if (sampling->top_p < 1) {
-        double total = 0, sum = 0;
-        for (size_t i = 0; i < count; i++) total += list[i].p;
+        double sum = 0;
         size_t kept = 0;
+        if (sampling->top_k > 0) {
+            total = 0;
+            for (size_t i = 0; i < count; i++) total += list[i].p;
+        }
         while (kept < count && (kept == 0 || sum < sampling->top_p * total)) sum += list[kept++].p;
         count = kept;
     }
@@ -69,52 +91,102 @@ static size_t keep_best(const plx_sampling *sampling, const candidate *list, siz
     return count;
 }
 
-static int32_t draw(const plx_sampling *sampling, candidate *list, size_t count, uint64_t index)
+/* Puts the tokens that may be kept into list, in order: those from some p on, as few as are surely enough. */
+static size_t choose_candidates(const plx_sampling *sampling, const float *logits, const float *p, size_t vocab,
+                                double total, candidate *list)
 {
-    size_t best = 0;
-    for (size_t i = 1; i < count; i++)
-        if (list[i].logit > list[best].logit) best = i;
-    if (sampling->temperature == 0) return list[best].token;
-    double largest = list[best].logit;
-    for (size_t i = 0; i < count; i++) list[i].p = exp((list[i].logit - largest) / sampling->temperature);
-    /* Without limits there is no need for an order. */
-    if (sampling->top_k > 0 || sampling->top_p < 1 || sampling->min_p > 0) {
-        qsort(list, count, sizeof *list, by_logit);
-        count = keep_best(sampling, list, count);
+    const bool by_share = sampling->top_p < 1 && sampling->top_k == 0;
+    size_t count = 0;
+    for (float least = 1e-2f;; least *= 1e-2f) {
+        double sum = 0;
+        bool all = least < 1e-20f;
+        count = 0;
+        for (size_t i = 0; i < vocab; i++) {
+            if (p[i] < least && !all) continue;
+            list[count++] = (candidate){logits[i], p[i], (int32_t)i};
+            sum += p[i];
+        }
+        if (all || (sampling->top_k > 0 && count >= sampling->top_k)) break;
+        if (by_share && sum * (1 - 1e-9) >= sampling->top_p * total) break;
+        if (sampling->top_k == 0 && least <= sampling->min_p) break;
     }
+    qsort(list, count, sizeof *list, by_logit);
+    return count;
+}
+
+static double random_share(const plx_sampling *sampling, uint64_t index)
+{
     plx_random random;
     plx_random_init(&random, sampling->seed, plx_hash("sample"));
     random.counter = index; /* one block a draw: the index alone says which */
-    double total = 0;
-    for (size_t i = 0; i < count; i++) total += list[i].p;
-    double left = plx_random_uniform(&random) * total;
-    size_t chosen = 0;
-    for (size_t i = 0; i < count; i++) {
-        if (list[i].p == 0) continue;
-        chosen = i; /* rounding may leave a little after the last: it is the last's */
-        left -= list[i].p;
-        if (left < 0) break;
+    return plx_random_uniform(&random);
+}
+
+/* A token of all, or of the candidates that are kept; numbers of `room` are for `vocab` p and as many candidates. */
+static int32_t draw(const plx_sampling *sampling, const float *logits, size_t vocab, size_t best, uint64_t index,
+                    float *room)
+{
+    double total = powers_of(logits, vocab, logits[best], sampling->temperature, room), share, sum = 0;
+    share = random_share(sampling, index);
+    if (sampling->top_k == 0 && sampling->top_p == 1 && sampling->min_p == 0) { /* no need for an order */
+        double left = share * total;
+        size_t chosen = best;
+        for (size_t i = 0; i < vocab; i++) {
+            if (room[i] == 0) continue;
+            chosen = i; /* rounding may leave a little after the last: it is the last's */
+            left -= room[i];
+            if (left < 0) break;
+        }
+        return (int32_t)chosen;
+    }
+    candidate *list = (candidate *)(room + vocab);
+    size_t count = choose_candidates(sampling, logits, room, vocab, total, list), chosen = 0;
+    count = keep_best(sampling, list, count, total);
+    for (size_t i = 0; i < count; i++) sum += list[i].p;
+    for (double left = share * sum; chosen + 1 < count; chosen++) {
+        left -= list[chosen].p;
+        if (left < 0 || list[chosen + 1].p == 0) break;
     }
     return list[chosen].token;
+}
+
+/* Which is the largest, of equals the first; ERROR_NUMERIC for what no token can be chosen from. */
+static plx_status find_best(plx_context *context, const float *logits, size_t vocab, size_t *best)
+{
+    float top = -INFINITY;
+    bool bad = false;
+    for (size_t i = 0; i < vocab; i++) {
+        bad |= !(logits[i] < INFINITY); /* of NaN, too */
+        top = logits[i] > top ? logits[i] : top;
+    }
+    for (size_t i = 0; i < vocab && bad; i++)
+        if (!(logits[i] < INFINITY))
+            return plx_fail(context, PLX_ERROR_NUMERIC,
+                            "the logit of token %zu is %g: the model's weights are damaged or diverged", i, logits[i]);
+    if (top == -INFINITY) return plx_fail(context, PLX_ERROR_NUMERIC, "all logits are -inf: no token is possible");
+    *best = 0;
+    while (logits[*best] != top) ++*best;
+    return PLX_OK;
 }
 
 plx_status plx_sample(plx_context *context, const plx_sampling *sampling, const float *logits, size_t vocab_size,
                       const int32_t *history, size_t history_count, uint64_t index, int32_t *token)
 {
     PLX_TRY(check(context, sampling, vocab_size));
-    bool any = false;
-    for (size_t i = 0; i < vocab_size; i++) {
-        if (isnan(logits[i]) || logits[i] == INFINITY)
-            return plx_fail(context, PLX_ERROR_NUMERIC,
-                            "the logit of token %zu is %g: the model's weights are damaged or diverged", i, logits[i]);
-        any = any || logits[i] > -INFINITY;
+    size_t best;
+    PLX_TRY(find_best(context, logits, vocab_size, &best));
+    bool penalised = sampling->repetition_penalty != 1 && history_count > 0;
+    if (sampling->temperature == 0 && !penalised) {
+        *token = (int32_t)best;
+        return PLX_OK;
     }
-    if (!any) return plx_fail(context, PLX_ERROR_NUMERIC, "all logits are -inf: no token is possible");
-    candidate *list = plx_alloc_array(context, vocab_size, sizeof *list);
-    if (!list) return PLX_ERROR_MEMORY;
-    for (size_t i = 0; i < vocab_size; i++) list[i] = (candidate){.logit = logits[i], .token = (int32_t)i};
-    plx_status status = penalise(context, sampling->repetition_penalty, list, vocab_size, history, history_count);
-    if (status == PLX_OK) *token = draw(sampling, list, vocab_size, index);
-    plx_free(context, list);
-    return status;
+    /* Tens of thousands of numbers a token: the context keeps their memory. */
+    float *own = plx_kernel_scratch(context, vocab_size * (2 * sizeof *own + sizeof(candidate)));
+    if (!own) return PLX_ERROR_MEMORY;
+    memcpy(own, logits, vocab_size * sizeof *own);
+    PLX_TRY(penalise(context, sampling->repetition_penalty, own, vocab_size, history, history_count));
+    if (penalised) PLX_TRY(find_best(context, own, vocab_size, &best));
+    bool greedy = sampling->temperature == 0;
+    *token = greedy ? (int32_t)best : draw(sampling, own, vocab_size, best, index, own + vocab_size);
+    return PLX_OK;
 }
