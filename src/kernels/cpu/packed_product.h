@@ -177,13 +177,17 @@ INLINE void tile(const uint8_t *weights, size_t panel_step, size_t blocks, form_
             for (size_t p = 0; p < panels; p++)
                 for (size_t v = 0; v < VECTORS; v++) whole[i][p][v] = sum_begin(x + i * x_step);
 #pragma GCC unroll 8
-        for (size_t g = 0; g < 8; g++)
+        for (size_t g = 0; g < 8; g++) {
+            operand w[TILE_PANELS][VECTORS];
             for (size_t p = 0; p < panels; p++)
-                for (size_t v = 0; v < VECTORS; v++) {
-                    operand w = operand_of(bytes_of(weights + p * panel_step, form, g, v), centre);
-                    for (size_t i = 0; i < rows; i++)
-                        whole[i][p][v] = sum_group(whole[i][p][v], w, ((const word *)(const void *)x[i * x_step].q)[g]);
-                }
+                for (size_t v = 0; v < VECTORS; v++)
+                    w[p][v] = operand_of(bytes_of(weights + p * panel_step, form, g, v), centre);
+            for (size_t i = 0; i < rows; i++) {
+                const int32_t four = ((const word *)(const void *)x[i * x_step].q)[g];
+                for (size_t p = 0; p < panels; p++)
+                    for (size_t v = 0; v < VECTORS; v++) whole[i][p][v] = sum_group(whole[i][p][v], w[p][v], four);
+            }
+        }
         for (size_t p = 0; p < panels; p++)
             for (size_t v = 0; v < VECTORS; v++) {
                 vf d = scales_of(weights + p * panel_step, form, 0, v);
