@@ -1,26 +1,34 @@
 /* backward.c - gradients of attention with bf16 tiles.
  *
- * First q, dout, k and v are made into operands, once, in strips of 32 tokens. Then a job goes through the blocks of
- * keys of one row and key/value head, and for each block through the query heads and the blocks of queries that see it:
+ * First q, dout, k and v are made into operands, once, in strips of 32 tokens.
+ * Then a job goes through the blocks of keys of one row and key/value head, and
+ * for each block through the query heads and the blocks of queries that see it:
  *
- *     S = Q K^T,  dO V^T           32 queries by 32 keys at a time, stored; the next ones are multiplied while the
- *                                  vectors make P = 2^(c S - lse) and dS = P (dO V^T - delta) of these
- *     dQ += dS K                   dS leaves as rows of a left operand
- *     dV^T += dO^T P               P and dS leave as right operands with the queries as depth, two rows in pairs:
- *     dK^T += Q^T dS               nothing is transposed on the way
+ *     S = Q K^T,  dO V^T           32 queries by 32 keys at a time, stored; the
+ * next ones are multiplied while the vectors make P = 2^(c S - lse) and dS = P
+ * (dO V^T - delta) of these dQ += dS K                   dS leaves as rows of a
+ * left operand dV^T += dO^T P               P and dS leave as right operands
+ * with the queries as depth, two rows in pairs: dK^T += Q^T dS nothing is
+ * transposed on the way
  *
- * In a row of dS the keys n and n + 16 are neighbours, which is two instructions away from the pairs; K lies so too.
- * Operands are rounded to bf16: q, k, v, dout, P and dS; S, dO V^T and all sums are f32.
+ * In a row of dS the keys n and n + 16 are neighbours, which is two
+ * instructions away from the pairs; K lies so too. Operands are rounded to
+ * bf16: q, k, v, dout, P and dS; S, dO V^T and all sums are f32.
  *
- * Where rows and heads are few, a job has some of a group's query heads (`parts`) or of the blocks of keys (`chunks`):
- * then sums for dK and dV, or for dQ, are added up in order at the end. The cut follows from the shape alone. */
+ * Where rows and heads are few, a job has some of a group's query heads
+ * (`parts`) or of the blocks of keys (`chunks`): then sums for dK and dV, or
+ * for dQ, are added up in order at the end. The cut follows from the shape
+ * alone. */
 #include "mixers/attention/amx/operands.h"
 
 #define BLOCK 128 /* queries, keys */
 #define STRIPS (BLOCK / STRIP)
 #define ENOUGH_JOBS 8
+#define NEAR_KEYS                                                                                                      \
+    (1 << 16) /* numbers of k; with v, their other forms and their sums 14 bytes each: half of 2 MB of L2 */
 
-/* Keys that a strip of queries sees: any of them, all of them (if all_begin < all_end). */
+/* Keys that a strip of queries sees: any of them, all of them (if all_begin <
+ * all_end). */
 typedef struct sight {
     int32_t begin, end, all_begin, all_end;
 } sight;
@@ -36,9 +44,12 @@ typedef struct work {
     uint16_t *k, *k_rows, *v;
     float *lse, *delta; /* [rows and heads][strips * STRIP]; lse times log2 e */
     float *key_sums;    /* [jobs or threads][blocks][2: k, v][depth][BLOCK] */
-    float *query_sums;  /* [chunks, rows, heads] or [threads], of [strips * STRIP][depth] */
+    float *query_sums;  /* [chunks, rows, heads] or [threads], of [strips *
+                           STRIP][depth] */
     char *scratch;
     size_t scratch_each;
+    float *strip; /* [threads][2][heads together][STRIP * strip_row(depth)] */
+    size_t strip_each;
 } work;
 
 static size_t least(size_t a, size_t b) { return a < b ? a : b; }
@@ -46,58 +57,94 @@ static size_t operand_numbers(const work *w) { return w->strips * STRIP * w->dep
 
 /* ---- operands ---- */
 
-/* Tokens of a strip of row b and head h of an array [B,T,heads,d], in the thread's scratch; 0 beyond T. */
-static const float *strip_of(const work *w, const void *x, size_t heads, size_t head, size_t strip, float *to)
+/* Some heads of a strip of a row of an array [B,T,heads,d]. */
+typedef struct part {
+    size_t b, strip, head, count;
+} part;
+
+static part part_of(const work *w, size_t heads, size_t index)
+{
+    const size_t together = heads_together(w->a->head_dim), groups = head_groups(heads, w->a->head_dim);
+    part p = {.b = index / groups / w->strips, .strip = index / groups % w->strips, .head = index % groups * together};
+    p.count = least(together, heads - p.head);
+    return p;
+}
+
+/* They, one after the other in `to`; 0 beyond T. */
+static void read_part(const work *w, const part *p, const void *x, size_t heads, float *to)
 {
     const size_t T = w->a->sequence.length, d = w->a->head_dim;
-    const float *rows[2 * STRIP];
-    for (size_t i = 0; i < 2 * STRIP; i++) {
-        size_t t = strip * STRIP + i;
-        rows[i] = t < T ? (const float *)x + ((head / heads * T + t) * heads + head % heads) * d : NULL;
+    const float *rows[STRIP];
+    for (size_t i = 0; i < STRIP; i++) {
+        size_t t = p->strip * STRIP + i;
+        rows[i] = t < T ? (const float *)x + ((p->b * T + t) * heads + p->head) * d : NULL;
     }
-    read_strip(rows, rows + STRIP, d, w->depth, to);
-    return to;
+    read_strips(rows, p->count, d, w->depth, to);
+}
+
+/* Where the operand of the part's i-th head begins, in strips. */
+static size_t strip_number(const work *w, const part *p, size_t heads, size_t i)
+{
+    return (p->b * heads + p->head + i) * w->strips + p->strip;
 }
 
 static void pack_keys(void *argument, size_t index, int thread)
 {
     const work *w = argument;
-    const size_t G = w->a->kv_heads, head = index / w->strips, at = index * STRIP * w->depth;
-    float *scratch = (float *)(w->scratch + (size_t)thread * w->scratch_each);
-    const float *k = strip_of(w, w->a->k, G, head, index % w->strips, scratch);
-    pack_tokens(k, w->depth, true, w->k + at);
-    pack_components(k, w->depth, false, false, w->k_rows + at);
-    const float *v = strip_of(w, w->a->v, G, head, index % w->strips, scratch);
-    pack_tokens(v, w->depth, true, w->v + at);
+    const size_t G = w->a->kv_heads, each = strip_floats(w->depth);
+    const part p = part_of(w, G, index);
+    float *strips = w->strip + (size_t)thread * w->strip_each;
+    read_part(w, &p, w->a->k, G, strips);
+    for (size_t i = 0; i < p.count; i++) {
+        const size_t at = strip_number(w, &p, G, i) * STRIP * w->depth;
+        pack_tokens(strips + i * each, w->depth, true, w->k + at);
+        pack_components(strips + i * each, w->depth, false, false, w->k_rows + at);
+    }
+    read_part(w, &p, w->a->v, G, strips);
+    for (size_t i = 0; i < p.count; i++)
+        pack_tokens(strips + i * each, w->depth, true, w->v + strip_number(w, &p, G, i) * STRIP * w->depth);
+}
+
+/* delta of a strip's queries, dout rounded as in dO V^T, from which it is
+ * subtracted. */
+static void find_delta(const float *dout, const float *out, size_t depth, float *delta)
+{
+    for (size_t half = 0; half < STRIP; half += 16) {
+        vf sum[16];
+        for (size_t i = 0; i < 16; i++) {
+            const size_t row = (half + i) * strip_row(depth);
+            sum[i] = vf_set(0.0f);
+            for (size_t c = 0; c < depth; c += 16)
+                sum[i] += (vf)(vf_to_bf16(vf_load(dout + row + c)) << 16) * vf_load(out + row + c);
+        }
+        vf_store(delta + half, lane_sums(sum));
+    }
 }
 
 static void pack_queries(void *argument, size_t index, int thread)
 {
     const work *w = argument;
     const plx_attention_backward_args *a = w->a;
-    const size_t H = a->heads, T = a->sequence.length, head = index / w->strips, strip = index % w->strips;
-    const size_t at = index * STRIP * w->depth, row = strip_row(w->depth);
-    float *scratch = (float *)(w->scratch + (size_t)thread * w->scratch_each);
-    const float *q = strip_of(w, a->q, H, head, strip, scratch);
-    pack_tokens(q, w->depth, false, w->q + at);
-    pack_components(q, w->depth, true, true, w->q_turned + at);
-    const float *out = strip_of(w, a->out, H, head, strip, scratch);
-    const float *dout = strip_of(w, a->dout, H, head, strip, scratch + STRIP * row);
-    pack_tokens(dout, w->depth, false, w->o + at);
-    pack_components(dout, w->depth, true, true, w->o_turned + at);
-    for (size_t half = 0; half < STRIP; half += 16) {
-        vf sum[16];
-        for (size_t i = half; i < half + 16; i++) {
-            size_t t = strip * STRIP + i;
-            sum[i - half] = vf_set(0.0f);
-            for (size_t c = 0; c < w->depth; c += 16) { /* rounded as in dO V^T, from which it is subtracted */
-                vf rounded = (vf)(vf_to_bf16(vf_load(dout + i * row + c)) << 16);
-                sum[i - half] += rounded * vf_load(out + i * row + c);
-            }
-            float lse = t < T ? ((const float *)a->lse)[(head / H * T + t) * H + head % H] : 0.0f;
-            w->lse[index * STRIP + i] = (float)(lse * LOG2_E);
+    const size_t H = a->heads, T = a->sequence.length, each = strip_floats(w->depth);
+    const part p = part_of(w, H, index);
+    float *strips = w->strip + (size_t)thread * w->strip_each, *out = strips + w->strip_each / 2;
+    read_part(w, &p, a->q, H, strips);
+    for (size_t i = 0; i < p.count; i++) {
+        const size_t at = strip_number(w, &p, H, i) * STRIP * w->depth;
+        pack_tokens(strips + i * each, w->depth, false, w->q + at);
+        pack_components(strips + i * each, w->depth, true, true, w->q_turned + at);
+    }
+    read_part(w, &p, a->dout, H, strips);
+    read_part(w, &p, a->out, H, out);
+    for (size_t i = 0; i < p.count; i++) {
+        const size_t number = strip_number(w, &p, H, i), at = number * STRIP * w->depth;
+        pack_tokens(strips + i * each, w->depth, false, w->o + at);
+        pack_components(strips + i * each, w->depth, true, true, w->o_turned + at);
+        find_delta(strips + i * each, out + i * each, w->depth, w->delta + number * STRIP);
+        for (size_t t = p.strip * STRIP; t < (p.strip + 1) * STRIP; t++) {
+            float lse = t < T ? ((const float *)a->lse)[(p.b * T + t) * H + p.head + i] : 0.0f;
+            w->lse[number * STRIP + t % STRIP] = (float)(lse * LOG2_E);
         }
-        vf_store(w->delta + index * STRIP + half, lane_sums(sum));
     }
 }
 
@@ -125,8 +172,8 @@ static void find_sights(void *argument, size_t b, int thread)
 
 /* ---- a block of queries and a block of keys ---- */
 
-/* What a job holds. Operands p and ds: tiles [keys / 16][strips of queries]; ds_rows: [strips of queries][half][strips
- * of keys]. */
+/* What a job holds. Operands p and ds: tiles [keys / 16][strips of queries];
+ * ds_rows: [strips of queries][half][strips of keys]. */
 typedef struct desk {
     uint16_t *p, *ds, *ds_rows;
     float *s; /* [2][S, dO V^T][32][32]: of this square and of the next */
@@ -139,16 +186,10 @@ typedef struct desk {
     const int32_t *first, *last;
     const sight *sights;
     int64_t key; /* number of the first */
-    /* rows of results that will be written soon, to be asked for one by one */
-    struct {
-        const float *data;
-        size_t row, count;
-    } soon[3];
-    size_t d;
 } desk;
 
-/* Which squares of 32 x 32 a block has: keys begin .. end - 1 of each strip of queries, queries from .. to - 1 of each
- * strip of keys, counted in strips. */
+/* Which squares of 32 x 32 a block has: keys begin .. end - 1 of each strip of
+ * queries, queries from .. to - 1 of each strip of keys, counted in strips. */
 typedef struct squares {
     size_t begin[STRIPS], end[STRIPS], from[STRIPS], to[STRIPS];
     size_t count;
@@ -172,7 +213,8 @@ static void squares_set(squares *s, const desk *x)
             s->to[j] = i + 1;
         }
     }
-    s->count = 0; /* strips of queries that see nothing between others that do are worked on too: P is 0 there */
+    s->count = 0; /* strips of queries that see nothing between others that do are
+                     worked on too: P is 0 there */
     for (size_t i = 0; i < STRIPS; i++)
         for (size_t j = 0; j < STRIPS; j++)
             if (s->from[j] <= i && i < s->to[j]) {
@@ -181,35 +223,29 @@ static void squares_set(squares *s, const desk *x)
             }
 }
 
-static ahead ahead_of(const desk *x, const squares *s, size_t number)
+static void ahead_set(ahead *a, const desk *x, const squares *s, size_t number)
 {
     const size_t depth = x->depth, q = s->query[number] * STRIP * depth, k = s->key[number] * STRIP * depth;
     float *to = x->s + number % 2 * 2 * STRIP * STRIP;
-    return (ahead){.steps = depth / 32,
-                   .product = {{{x->q + q, 16 * depth, TILE}, {x->k + k, 16 * depth, TILE}, to},
-                               {{x->o + q, 16 * depth, TILE}, {x->v + k, 16 * depth, TILE}, to + STRIP * STRIP}}};
+    a->steps = depth / 32;
+    a->done = 0;
+    a->product[0].left = (square_operand){x->q + q, 16 * depth, TILE};
+    a->product[0].right = (square_operand){x->k + k, 16 * depth, TILE};
+    a->product[0].to = to;
+    a->product[1].left = (square_operand){x->o + q, 16 * depth, TILE};
+    a->product[1].right = (square_operand){x->v + k, 16 * depth, TILE};
+    a->product[1].to = to + STRIP * STRIP;
 }
 
-/* Asks for the next row of results: few at a time, or products wait for them. */
-INLINE void ask_soon(desk *x)
-{
-    for (size_t i = 0; i < 3; i++) {
-        if (x->soon[i].count == 0) continue;
-        ask_for(x->soon[i].data, x->d, true);
-        x->soon[i].data += x->soon[i].row;
-        x->soon[i].count--;
-        return;
-    }
-}
-
-/* P and dS of a square, in all their forms, while the next one is multiplied. */
-INLINE void make_weights(plx_tiles *tiles, desk *x, size_t i, size_t j, const float *s, const bool seen, ahead *next)
+/* P and dS of a square, in all their forms, while the next one is multiplied.
+ */
+INLINE void make_weights(plx_tiles *tiles, const desk *x, size_t i, size_t j, const float *s, const bool seen,
+                         ahead *next)
 {
     const float *change = s + STRIP * STRIP;
     for (size_t r = 0; r < STRIP; r += 2, s += 2 * STRIP, change += 2 * STRIP) {
         vi pairs[2];
         go_ahead(tiles, next, 2 * next->steps * (r + 2) / STRIP);
-        ask_soon(x);
         for (size_t side = 0; side < 2; side++) {
             vf p[2], ds[2];
             for (size_t row = 0; row < 2; row++) {
@@ -236,12 +272,13 @@ INLINE void make_weights(plx_tiles *tiles, desk *x, size_t i, size_t j, const fl
     }
 }
 
-static void make_square(plx_tiles *tiles, desk *x, const squares *s, size_t number)
+static void make_square(plx_tiles *tiles, const desk *x, const squares *s, size_t number)
 {
     const size_t i = s->query[number], j = s->key[number];
     const int64_t key = x->key + (int64_t)(j * STRIP);
-    ahead next = {0};
-    if (number + 1 < s->count) next = ahead_of(x, s, number + 1);
+    ahead next;
+    next.steps = next.done = 0;
+    if (number + 1 < s->count) ahead_set(&next, x, s, number + 1);
     const float *from = x->s + number % 2 * 2 * STRIP * STRIP;
     if (key >= x->sights[i].all_begin && key + STRIP <= x->sights[i].all_end)
         make_weights(tiles, x, i, j, from, false, &next);
@@ -280,12 +317,13 @@ static void add_queries(plx_tiles *tiles, const desk *x, const squares *s)
         }
 }
 
-static void take_block(plx_tiles *tiles, desk *x)
+static void take_block(plx_tiles *tiles, const desk *x)
 {
     squares s;
     squares_set(&s, x);
     if (s.count == 0) return;
-    ahead first = ahead_of(x, &s, 0);
+    ahead first;
+    ahead_set(&first, x, &s, 0);
     go_ahead(tiles, &first, 2 * first.steps);
     for (size_t number = 0; number < s.count; number++) make_square(tiles, x, &s, number);
     add_keys(tiles, x, &s, x->o_turned, x->p, x->dv);
@@ -295,7 +333,8 @@ static void take_block(plx_tiles *tiles, desk *x)
 
 /* ---- results ---- */
 
-/* dq of a block of queries, from sums for each of the chunks, `stride` apart. */
+/* dq of a block of queries, from sums for each of the chunks, `stride` apart.
+ */
 static void write_queries(const work *w, size_t head, size_t block, const float *sums, size_t stride)
 {
     const plx_attention_backward_args *a = w->a;
@@ -308,7 +347,8 @@ static void write_queries(const work *w, size_t head, size_t block, const float 
         }
 }
 
-/* dk and dv of a block of keys, from sums for each of the parts, `stride` apart. */
+/* dk and dv of a block of keys, from sums for each of the parts, `stride`
+ * apart. */
 static void write_keys(const work *w, size_t head, size_t block, const float *sums, size_t stride)
 {
     const plx_attention_backward_args *a = w->a;
@@ -354,46 +394,27 @@ static void join_queries(void *argument, size_t head, int thread)
 
 /* ---- jobs ---- */
 
-/* The first block of keys of a chunk: all have about the same number of pairs, of which the first keys have most. */
+/* The first block of keys of a chunk: all have about the same number of pairs,
+ * of which the first keys have most. */
 static size_t chunk_begin(const work *w, size_t chunk)
 {
     double share = (double)chunk / (double)w->chunks;
     return (size_t)((double)w->blocks * (w->a->window == 0 ? 1 - sqrt(1 - share) : share) + 0.5);
 }
 
-/* dq, dk and dv of a block are written when the keys of that number are done. */
-static void will_write(const work *w, desk *x, size_t b, size_t h, size_t block)
-{
-    const plx_attention_backward_args *a = w->a;
-    const size_t T = a->sequence.length, H = a->heads, G = a->kv_heads, d = a->head_dim, token = b * T + block * BLOCK;
-    for (size_t i = 0; i < 3; i++) {
-        x->soon[i].row = (i == 0 ? H : G) * d;
-        x->soon[i].count = least(T - block * BLOCK, BLOCK);
-    }
-    x->soon[0].data = (const float *)a->dq + (token * H + h) * d;
-    x->soon[1].data = (const float *)a->dk + (token * G + h / (H / G)) * d;
-    x->soon[2].data = (const float *)a->dv + (token * G + h / (H / G)) * d;
-}
-
-/* The blocks of keys from .. to - 1 and all queries of a head that see them; first, last: of the heads that the job
- * goes through. */
+/* The blocks of keys from .. to - 1 and all queries of a head that see them, as many blocks of keys at a time as stay
+ * near, so that the queries are read from afar once for all of them. first, last: of the heads that the job takes. */
 static void take_head(plx_tiles *tiles, const work *w, desk *x, size_t b, size_t h, size_t from, size_t to, bool first,
                       bool last, float *query_sums, float *key_sums)
 {
     const size_t H = w->a->heads, G = w->a->kv_heads, block = BLOCK * w->depth;
-    const size_t key_head = (b * G + h / (H / G)) * operand_numbers(w), head = (b * H + h) * operand_numbers(w);
-    const size_t tokens = w->strips * STRIP;
-    for (size_t keys = from; keys < to; keys++) {
-        x->key = (int64_t)(keys * BLOCK);
-        x->k = w->k + key_head + keys * block;
-        x->v = w->v + key_head + keys * block;
-        x->k_rows = w->k_rows + key_head + keys * block;
-        x->dk = key_sums + keys * 2 * block;
-        x->dv = x->dk + block;
-        if (first) memset(x->dk, 0, 2 * block * sizeof *x->dk);
-        will_write(w, x, b, h, keys);
-        for (size_t queries = keys; queries < w->blocks; queries++) {
-            const size_t at = head + queries * block, row = (b * H + h) * tokens + queries * BLOCK;
+    const size_t key_head = b * G + h / (H / G), head = b * H + h, tokens = w->strips * STRIP;
+    const size_t near = NEAR_KEYS / block > 0 ? NEAR_KEYS / block : 1;
+    for (size_t begin = from, end; begin < to; begin = end) {
+        end = least(begin + near, to);
+        if (first) memset(key_sums + begin * 2 * block, 0, (end - begin) * 2 * block * sizeof *key_sums);
+        for (size_t queries = begin; queries < w->blocks; queries++) {
+            const size_t at = head * operand_numbers(w) + queries * block, row = head * tokens + queries * BLOCK;
             x->q = w->q + at;
             x->o = w->o + at;
             x->q_turned = w->q_turned + at;
@@ -404,10 +425,20 @@ static void take_head(plx_tiles *tiles, const work *w, desk *x, size_t b, size_t
             x->first = w->first + b * tokens + queries * BLOCK;
             x->last = w->last + b * tokens + queries * BLOCK;
             x->sights = w->sights + b * w->strips + queries * STRIPS;
-            take_block(tiles, x);
+            for (size_t keys = begin; keys < least(queries + 1, end); keys++) {
+                const size_t key_at = key_head * operand_numbers(w) + keys * block;
+                x->key = (int64_t)(keys * BLOCK);
+                x->k = w->k + key_at;
+                x->v = w->v + key_at;
+                x->k_rows = w->k_rows + key_at;
+                x->dk = key_sums + keys * 2 * block;
+                x->dv = x->dk + block;
+                take_block(tiles, x);
+            }
+            if (w->chunks == 1 && queries < end) write_queries(w, head, queries, query_sums, 0); /* they see no more */
         }
-        if (w->chunks == 1) write_queries(w, b * H + h, keys, query_sums, 0); /* no later keys are seen by them */
-        if (last && w->parts == 1) write_keys(w, b * G + h / (H / G), keys, key_sums, 0);
+        for (size_t keys = begin; keys < end && last && w->parts == 1; keys++)
+            write_keys(w, key_head, keys, key_sums, 0);
     }
 }
 
@@ -420,7 +451,7 @@ static void backward_job(void *argument, size_t index, int thread)
     const size_t from = chunk_begin(w, chunk), to = chunk_begin(w, chunk + 1), b = head / G;
     float *key_sums = w->key_sums + (w->parts > 1 ? head * w->parts + part : (size_t)thread) * key_floats(w);
     char *scratch = w->scratch + (size_t)thread * w->scratch_each;
-    desk x = {.p = (uint16_t *)scratch, .scale = (float)(a->scale * LOG2_E), .depth = w->depth, .d = a->head_dim};
+    desk x = {.p = (uint16_t *)scratch, .scale = (float)(a->scale * LOG2_E), .depth = w->depth};
     x.ds = x.p + BLOCK * BLOCK;
     x.ds_rows = x.ds + BLOCK * BLOCK;
     x.s = (float *)(x.ds_rows + BLOCK * BLOCK);
@@ -447,7 +478,8 @@ static void divide(work *w)
     w->chunks = least((ENOUGH_JOBS + heads * w->parts - 1) / (heads * w->parts), (w->blocks + 1) / 2);
 }
 
-/* Lays the memory out from `base` on; returns its bytes. base NULL: only counts. */
+/* Lays the memory out from `base` on; returns its bytes. base NULL: only
+ * counts. */
 static size_t lay_out(work *w, size_t threads, char *base)
 {
     const plx_attention_backward_args *a = w->a;
@@ -474,8 +506,9 @@ static size_t lay_out(work *w, size_t threads, char *base)
     TAKE(key_sums, (w->parts > 1 ? key_heads * w->parts : threads) * key_floats(w));
     TAKE(query_sums, (w->chunks > 1 ? w->chunks * heads : threads) * each);
     w->scratch_each = 3 * BLOCK * BLOCK * sizeof(uint16_t) + 4 * STRIP * STRIP * sizeof(float);
-    if (w->scratch_each < 2 * strip_bytes(w->depth)) w->scratch_each = 2 * strip_bytes(w->depth);
+    w->strip_each = 2 * least(heads_together(a->head_dim), a->heads) * strip_floats(w->depth);
     TAKE(scratch, threads * w->scratch_each);
+    TAKE(strip, threads * w->strip_each);
 #undef TAKE
     return used;
 }
@@ -492,8 +525,8 @@ plx_status PLX_CPU(plx_attention_backward)(plx_context *context, const void *arg
     if (memory == NULL) return PLX_ERROR_MEMORY;
     lay_out(&w, threads, memory);
     plx_parallel_for(context, rows, find_sights, &w);
-    plx_parallel_for(context, rows * a->kv_heads * w.strips, pack_keys, &w);
-    plx_parallel_for(context, rows * a->heads * w.strips, pack_queries, &w);
+    plx_parallel_for(context, rows * w.strips * head_groups(a->kv_heads, a->head_dim), pack_keys, &w);
+    plx_parallel_for(context, rows * w.strips * head_groups(a->heads, a->head_dim), pack_queries, &w);
     plx_parallel_for(context, rows * a->kv_heads * w.parts * w.chunks, backward_job, &w);
     if (w.parts > 1) plx_parallel_for(context, rows * a->kv_heads * w.blocks, join_keys, &w);
     if (w.chunks > 1) plx_parallel_for(context, rows * a->heads, join_queries, &w);

@@ -1,13 +1,17 @@
-/* forward.c - attention forward with bf16 tiles: the softmax of cpu/forward.c, its products by tiles.
+/* forward.c - attention forward with bf16 tiles: the softmax of cpu/forward.c,
+ * its products by tiles.
  *
- * First K and V of each row and head are made into right operands, once for all queries. Then a job takes 32 queries
- * (rows of the tiles, so that P leaves the softmax as rows of a left operand) through their keys:
+ * First K and V of each row and head are made into right operands, once for all
+ * queries. Then a job takes 32 queries (rows of the tiles, so that P leaves the
+ * softmax as rows of a left operand) through their keys:
  *
- *     S[32 q][32 keys] = Q K^T     in four tiles, stored, turned into P = 2^(c S - m) in bf16; S of the next 32 keys is
- *                                  already being multiplied meanwhile
- *     O[32 q][d] += P V            after every 256 keys, four tiles of O at a time
+ *     S[32 q][32 keys] = Q K^T     in four tiles, stored, turned into P = 2^(c
+ * S - m) in bf16; S of the next 32 keys is already being multiplied meanwhile
+ *     O[32 q][d] += P V            after every 256 keys, four tiles of O at a
+ * time
  *
- * Operands are rounded to bf16: q, k, v and P; S, O and the sums of P are f32. */
+ * Operands are rounded to bf16: q, k, v and P; S, O and the sums of P are f32.
+ */
 #include "mixers/attention/amx/operands.h"
 
 #define ROWS 32    /* queries of a desk */
@@ -23,7 +27,8 @@ typedef struct work {
     size_t depth;         /* d, up to a multiple of 32 */
     uint16_t *k, *v;      /* [row and head][step]: K in 2 x depth / 32 tiles, V in depth / 16 */
     size_t desks;         /* of a job */
-    float *strips;        /* [threads][STRIP * strip_row(depth)] */
+    float *strips;        /* [threads][heads together][STRIP * strip_row(depth)] */
+    size_t strips_each;
     char *scratch;
     size_t scratch_each;
 } work;
@@ -40,26 +45,32 @@ static int64_t history_end(const plx_attention_args *a, size_t b)
     return (a->sequence.past != NULL ? a->sequence.past[b] : 0) + (int64_t)a->sequence.length;
 }
 
-/* A step of keys: K as pairs of neighbouring components by key, V as pairs of neighbouring keys by component. */
+/* Some heads of a step of keys: K as pairs of neighbouring components by key, V
+ * as pairs of neighbouring keys by component. */
 static void pack_step(void *argument, size_t index, int thread)
 {
     const work *w = argument;
     const plx_attention_args *a = w->a;
-    const size_t d = a->head_dim, G = a->kv_heads, step = index % w->steps, head = index / w->steps;
-    const size_t b = head / G, g = head % G, at = index * STEP * w->depth;
+    const size_t d = a->head_dim, G = a->kv_heads, groups = head_groups(G, d), each = strip_floats(w->depth);
+    const size_t b = index / groups / w->steps, step = index / groups % w->steps,
+                 g = index % groups * heads_together(d);
+    const size_t count = G - g < heads_together(d) ? G - g : heads_together(d);
     int64_t key = history_begin(a, b) + (int64_t)(step * STEP), end = history_end(a, b);
     if (key >= end) return;
-    float *scratch = w->strips + (size_t)thread * STRIP * strip_row(w->depth);
-    const float *keys[2 * STEP], *values[2 * STEP];
-    for (int i = 0; i < 2 * STEP; i++) {
+    float *strips = w->strips + (size_t)thread * w->strips_each;
+    const float *keys[STEP], *values[STEP];
+    for (int i = 0; i < STEP; i++) {
         bool held = key + i < end;
         keys[i] = held ? (const float *)a->keys.data + plx_history_index(&a->keys, b, key + i) + g * d : NULL;
         values[i] = held ? (const float *)a->values.data + plx_history_index(&a->values, b, key + i) + g * d : NULL;
     }
-    read_strip(keys, keys + STEP, d, w->depth, scratch);
-    pack_tokens(scratch, w->depth, true, w->k + at);
-    read_strip(values, values + STEP, d, w->depth, scratch);
-    pack_components(scratch, w->depth, false, true, w->v + at);
+    read_strips(keys, count, d, w->depth, strips);
+    for (size_t i = 0; i < count; i++)
+        pack_tokens(strips + i * each, w->depth, true, w->k + ((b * G + g + i) * w->steps + step) * STEP * w->depth);
+    read_strips(values, count, d, w->depth, strips);
+    for (size_t i = 0; i < count; i++)
+        pack_components(strips + i * each, w->depth, false, true,
+                        w->v + ((b * G + g + i) * w->steps + step) * STEP * w->depth);
 }
 
 /* 32 queries of a job and what they have summed. */
@@ -76,9 +87,13 @@ typedef struct desk {
 } desk;
 
 /* s = Q K^T of a step of keys. */
-static ahead scores_of(const desk *x, const uint16_t *k, size_t depth, float *s)
+INLINE void scores_set(ahead *a, const desk *x, const uint16_t *k, size_t depth, float *s)
 {
-    return (ahead){.steps = depth / 32, .product = {{{x->q, 16 * depth, TILE}, {k, 16 * depth, TILE}, s}}};
+    a->steps = depth / 32;
+    a->done = 0;
+    a->product[0].left = (square_operand){x->q, 16 * depth, TILE};
+    a->product[0].right = (square_operand){k, 16 * depth, TILE};
+    a->product[0].to = s;
 }
 
 /* out += P V of `steps` steps from number `from` on, components c .. c + 31 */
@@ -91,8 +106,9 @@ static void multiply_values(plx_tiles *tiles, const desk *x, const uint16_t *v, 
     square_store(tiles, x->out + c, depth);
 }
 
-/* P of a step from its scores, while the next scores are multiplied; `number` is the step's in the tile. With `seen`, 0
- * where a query does not see the key. */
+/* P of a step from its scores, while the next scores are multiplied; `number`
+ * is the step's in the tile. With `seen`, 0 where a query does not see the key.
+ */
 INLINE void make_probabilities(plx_tiles *tiles, desk *x, const float *s, size_t number, int64_t key, const bool seen,
                                ahead *next)
 {
@@ -138,7 +154,8 @@ static bool any(vi mask)
     return false;
 }
 
-/* Tops rise to the largest scores for queries whose sums got too large; what they had summed before shrinks. */
+/* Tops rise to the largest scores for queries whose sums got too large; what
+ * they had summed before shrinks. */
 static void raise_tops(desk *x, const vf *before, size_t depth)
 {
     for (int row = 0; row < ROWS; row++) {
@@ -171,7 +188,8 @@ static size_t tile_to(const tile *t, const desk *x)
     return x->end - t->key < KEYS ? (size_t)(x->end - t->key + STEP - 1) / STEP : KEYS / STEP;
 }
 
-/* The steps of `desks` neighbouring ones together, so that a step's K is read from afar once. */
+/* The steps of `desks` neighbouring ones together, so that a step's K is read
+ * from afar once. */
 static void take_steps(plx_tiles *tiles, const tile *t, desk *x, size_t desks)
 {
     struct {
@@ -185,12 +203,11 @@ static void take_steps(plx_tiles *tiles, const tile *t, desk *x, size_t desks)
                 all[count].x = &x[i];
                 all[count++].step = step;
             }
-    ahead next = {0};
     for (size_t i = 0; i <= count; i++) {
-        ahead now = {0};
+        ahead next;
+        next.steps = next.done = 0;
         if (i < count)
-            now = scores_of(all[i].x, t->k + all[i].step * STEP * t->depth, t->depth, t->s + i % 2 * ROWS * STEP);
-        next = now;
+            scores_set(&next, all[i].x, t->k + all[i].step * STEP * t->depth, t->depth, t->s + i % 2 * ROWS * STEP);
         if (i == 0)
             go_ahead(tiles, &next, next.steps);
         else
@@ -199,12 +216,14 @@ static void take_steps(plx_tiles *tiles, const tile *t, desk *x, size_t desks)
     }
 }
 
-/* A tile that has driven the sums of some queries too far is done again from what was `before` it. */
+/* A tile that has driven the sums of some queries too far is done again from
+ * what was `before` it. */
 static void take_again(plx_tiles *tiles, const tile *t, desk *x, const vf *before)
 {
     memset(x->rise, 0, sizeof x->rise);
     for (size_t step = tile_from(t, x); step < tile_to(t, x); step++) {
-        ahead scores = scores_of(x, t->k + step * STEP * t->depth, t->depth, t->s);
+        ahead scores;
+        scores_set(&scores, x, t->k + step * STEP * t->depth, t->depth, t->s);
         go_ahead(tiles, &scores, scores.steps);
         find_rise(x, t->s, t->key + (int64_t)(step * STEP));
     }
@@ -234,7 +253,7 @@ static void desk_set(desk *x, const work *w, size_t b, size_t g, size_t from, fl
 {
     const plx_attention_args *a = w->a;
     const size_t T = a->sequence.length, d = a->head_dim, group = a->heads / a->kv_heads;
-    const float *rows[2 * ROWS] = {NULL};
+    const float *rows[ROWS];
     x->count = T * group - from < ROWS ? T * group - from : ROWS;
     x->scale = (float)(a->scale * LOG2_E);
     x->begin = x->all_end = INT32_MAX;
@@ -252,17 +271,19 @@ static void desk_set(desk *x, const work *w, size_t b, size_t g, size_t from, fl
         if (last + 1 < x->all_end) x->all_end = last + 1;
         rows[row] = (const float *)a->q + x->query[row] * d;
     }
-    read_strip(rows, rows + ROWS, d, w->depth, strip);
+    read_strips(rows, 1, d, w->depth, strip);
     pack_tokens(strip, w->depth, false, x->q);
     memset(x->sum, 0, sizeof x->sum);
     memset(x->out, 0, ROWS * w->depth * sizeof *x->out);
 }
 
-/* The first tops: the scores with the queries' own tokens. base: the first key of k. */
+/* The first tops: the scores with the queries' own tokens. base: the first key
+ * of k. */
 static void first_tops(plx_tiles *tiles, desk *x, const uint16_t *k, int64_t base, size_t depth, float *s)
 {
     for (int64_t step = (x->last[0] - base) / STEP; step <= (x->last[ROWS - 1] - base) / STEP; step++) {
-        ahead scores = scores_of(x, k + (size_t)step * STEP * depth, depth, s);
+        ahead scores;
+        scores_set(&scores, x, k + (size_t)step * STEP * depth, depth, s);
         go_ahead(tiles, &scores, scores.steps);
         for (size_t row = 0; row < ROWS; row++) {
             int64_t own = x->last[row] - base - step * STEP;
@@ -288,7 +309,8 @@ static void forward_job(void *argument, size_t index, int thread)
 {
     const work *w = argument;
     const plx_attention_args *a = w->a;
-    /* a head's queries one after the other: its K and V stay near; the last see most keys and go first */
+    /* a head's queries one after the other: its K and V stay near; the last see
+     * most keys and go first */
     const size_t head = index / w->blocks, from = (w->blocks - 1 - index % w->blocks) * w->desks * ROWS;
     const size_t all = a->sequence.length * (a->heads / a->kv_heads), depth = w->depth;
     const size_t desks = all - from < w->desks * ROWS ? (all - from + ROWS - 1) / ROWS : w->desks;
@@ -305,7 +327,7 @@ static void forward_job(void *argument, size_t index, int thread)
         x[i].q = (uint16_t *)(x[i].out + ROWS * depth);
         x[i].p = x[i].q + ROWS * depth;
         desk_set(&x[i], w, head / a->kv_heads, head % a->kv_heads, from + i * ROWS,
-                 w->strips + (size_t)thread * STRIP * strip_row(depth));
+                 w->strips + (size_t)thread * w->strips_each);
         first_tops(tiles, &x[i], k, base, depth, s);
         if (x[i].begin < begin) begin = x[i].begin;
         if (x[i].end > end) end = x[i].end;
@@ -331,15 +353,16 @@ plx_status PLX_CPU(plx_attention_forward)(plx_context *context, const void *argu
         size_t steps = (size_t)(history_end(a, b) - history_begin(a, b) + STEP - 1) / STEP;
         if (steps > w.steps) w.steps = steps;
     }
-    const size_t packed = heads * w.steps * STEP * w.depth, strip = STRIP * strip_row(w.depth);
+    const size_t packed = heads * w.steps * STEP * w.depth, together = heads_together(a->head_dim);
+    w.strips_each = (together < a->kv_heads ? together : a->kv_heads) * strip_floats(w.depth);
     const size_t each = 2 * ROWS * STEP + w.desks * desk_floats(w.depth);
-    w.k = plx_kernel_scratch(context, 2 * packed * sizeof *w.k + threads * (each + strip) * sizeof(float));
+    w.k = plx_kernel_scratch(context, 2 * packed * sizeof *w.k + threads * (each + w.strips_each) * sizeof(float));
     if (w.k == NULL) return PLX_ERROR_MEMORY;
     w.v = w.k + packed;
     w.strips = (float *)(w.v + packed);
-    w.scratch = (char *)(w.strips + threads * strip);
+    w.scratch = (char *)(w.strips + threads * w.strips_each);
     w.scratch_each = each * sizeof(float);
-    plx_parallel_for(context, heads * w.steps, pack_step, &w);
+    plx_parallel_for(context, a->sequence.rows * w.steps * head_groups(a->kv_heads, a->head_dim), pack_step, &w);
     plx_parallel_for(context, heads * w.blocks, forward_job, &w);
     return PLX_OK;
 }

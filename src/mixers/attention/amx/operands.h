@@ -1,4 +1,5 @@
-/* operands.h - what attention's forward and backward with bf16 tiles share: operands made of rows, and powers. */
+/* operands.h - what attention's forward and backward with bf16 tiles share:
+ * operands made of rows, and powers. */
 #ifndef PLX_MIXERS_ATTENTION_AMX_OPERANDS_H
 #define PLX_MIXERS_ATTENTION_AMX_OPERANDS_H
 
@@ -12,38 +13,41 @@
 #define LOG2_E 1.4426950408889634
 enum { TILE = 512 }; /* bf16 numbers of a tile */
 
-/* Numbers of an operand of a strip are STRIP * depth, where depth is d, up to a multiple of 32. */
+/* Numbers of an operand of a strip are STRIP * depth, where depth is d, up to a
+ * multiple of 32. */
 static inline size_t depth_of(size_t d) { return (d + 31) / 32 * 32; }
 
 /* ---- operands of a strip ---- */
 
-/* A strip's tokens, dense: [STRIP][strip_row(depth)], so that the forms below are made from the first cache. */
+/* A strip's tokens of one head, dense: [STRIP][strip_row(depth)], so that the
+ * forms below are made from near. */
 static inline size_t strip_row(size_t depth) { return depth + 16; }
-static inline size_t strip_bytes(size_t depth) { return STRIP * strip_row(depth) * sizeof(float); }
+static inline size_t strip_floats(size_t depth) { return STRIP * strip_row(depth); }
 
-/* Asks for the memory of d numbers, to read or to write them soon. Tokens of a head lie far apart, where the processor
- * does not look ahead by itself. */
-INLINE void ask_for(const void *row, size_t d, const bool write)
+/* Heads that are read together, and groups of them that `heads` make: a page of
+ * memory a token, since tokens of one head lie far apart, where the processor
+ * does not look ahead. */
+#define HEADS_MOST 32
+static inline size_t heads_together(size_t d)
 {
-    if (row == NULL) return;
-    for (size_t c = 0; c < d * sizeof(float); c += 64)
-        if (write)
-            __builtin_prefetch((const char *)row + c, 1);
-        else
-            __builtin_prefetch((const char *)row + c, 0);
+    size_t count = (1024 + d - 1) / d;
+    return count < HEADS_MOST ? count : HEADS_MOST;
+}
+static inline size_t head_groups(size_t heads, size_t d) { return (heads + heads_together(d) - 1) / heads_together(d); }
+
+/* `heads` strips, from rows of heads * d numbers; zeros beyond d and in rows
+ * that are NULL. */
+static inline void read_strips(const float *const *rows, size_t heads, size_t d, size_t depth, float *to)
+{
+    for (size_t i = 0; i < STRIP; i++)
+        for (size_t h = 0; h < heads; h++)
+            for (size_t c = 0; c < depth; c += 16)
+                vf_store(to + h * strip_floats(depth) + i * strip_row(depth) + c,
+                         rows[i] == NULL || c >= d ? vf_set(0.0f) : vf_next(rows[i] + h * d + c, d - c));
 }
 
-/* Zeros beyond d and in rows that are NULL. next: the rows of the strip after this one, which are asked for. */
-static inline void read_strip(const float *const *rows, const float *const *next, size_t d, size_t depth, float *to)
-{
-    for (size_t i = 0; i < STRIP; i++, to += strip_row(depth)) {
-        ask_for(next[i], d, false);
-        for (size_t c = 0; c < depth; c += 16)
-            vf_store(to + c, rows[i] == NULL || c >= d ? vf_set(0.0f) : vf_next(rows[i] + c, d - c));
-    }
-}
-
-/* Tokens as rows of a left operand or columns of a right one, components the depth: tiles [half][depth / 32]. */
+/* Tokens as rows of a left operand or columns of a right one, components the
+ * depth: tiles [half][depth / 32]. */
 INLINE void pack_tokens(const float *strip, size_t depth, const bool right, uint16_t *to)
 {
     const size_t row = strip_row(depth);
@@ -58,8 +62,9 @@ INLINE void pack_tokens(const float *strip, size_t depth, const bool right, uint
         }
 }
 
-/* Components as rows of a left operand or columns of a right one, tokens the depth: tiles [depth / 16]. Tokens are in
- * order, or in the order 0, 16, 1, 17, ... */
+/* Components as rows of a left operand or columns of a right one, tokens the
+ * depth: tiles [depth / 16]. Tokens are in order, or in the order 0, 16, 1, 17,
+ * ... */
 INLINE void pack_components(const float *strip, size_t depth, const bool left, const bool in_order, uint16_t *to)
 {
     const size_t row = strip_row(depth);
@@ -75,8 +80,9 @@ INLINE void pack_components(const float *strip, size_t depth, const bool left, c
 
 /* ---- products ahead ---- */
 
-/* Squares of 32 x 32 whose products are taken a step of depth 32 at a time between vectors' work on earlier ones: the
- * processor does both at once only where their instructions lie close together. */
+/* Squares of 32 x 32 whose products are taken a step of depth 32 at a time
+ * between vectors' work on earlier ones: the processor does both at once only
+ * where their instructions lie close together. */
 typedef struct ahead {
     size_t steps, done; /* of each, of all */
     struct {
@@ -97,7 +103,8 @@ INLINE void go_ahead(plx_tiles *tiles, ahead *a, size_t until)
 
 /* ---- vectors ---- */
 
-/* 2^x to bf16's precision: a polynomial of degree 3, 7.5e-5 off, where rounding to bf16 is 2e-3 off. */
+/* 2^x to bf16's precision: a polynomial of degree 3, 7.5e-5 off, where rounding
+ * to bf16 is 2e-3 off. */
 INLINE vf short_exp2(vf x)
 {
 #if defined(__AVX512DQ__)
@@ -111,7 +118,8 @@ INLINE vf short_exp2(vf x)
 #endif
 }
 
-/* All bits set in the lanes of keys key .. key + 15 that lie in first .. last. */
+/* All bits set in the lanes of keys key .. key + 15 that lie in first .. last.
+ */
 INLINE vi keys_seen(int64_t key, int32_t first, int32_t last)
 {
     static const int32_t numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
