@@ -1,6 +1,7 @@
 /* generate.c - plexus generate: writes text as a model makes it; several prompts are worked on together. */
 #include "cli/cli.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -50,7 +51,7 @@ static int read_file(const char *path, char **text, size_t *bytes)
         failed = ferror(file);
     }
     bool done = !failed && feof(file);
-    if (!done) cli_error("%s: cannot read the prompt", path);
+    if (!done) cli_error("%s: cannot read the prompt: %s", path, failed ? strerror(errno) : "out of memory");
     if (file && file != stdin) fclose(file);
     return done ? 0 : 1;
 }
