@@ -40,7 +40,7 @@ def refusal(folder):
 
 def llama(path, threads, read, made):
     import llama_cpp
-    model = llama_cpp.Llama(path, n_ctx=read + made + 8, n_batch=read, n_ubatch=read, n_threads=threads,
+    model = llama_cpp.Llama(path, n_ctx=max(1024, read + made + 8), n_batch=read, n_ubatch=read, n_threads=threads,
                             n_threads_batch=threads, verbose=False)
     tokens = [300 + i * 37 % 20000 for i in range(read + made)]
     model.eval(tokens[:read])
@@ -56,7 +56,7 @@ def llama(path, threads, read, made):
 
 def plexus(program, path, threads, prompt, made, weights):
     command = [program, "chat", path, "--json", "--quiet", "--temperature", "0", "--threads", str(threads),
-               "--prompt", prompt, "--max-tokens", str(made), "--weights", weights]
+               "--prompt", prompt, "--max-tokens", str(made), "--weights", weights, "--context", "1024"]
     begin = time.perf_counter()
     answer = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     answer["wall"] = time.perf_counter() - begin
