@@ -72,13 +72,15 @@ $(BUILD)/plexus: $(CLI_OBJECTS) $(BUILD)/libplexus.a
 
 include tests/tests.mk
 
+# Builds on all processors, unless make was told how many.
+ALL_CORES = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
 demo:
 	@scripts/deps demo
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory $(ALL_CORES) all
 	@scripts/demo $(BUILD) "$(TEXT)"
 demo-chat:
 	@scripts/deps build
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory $(ALL_CORES) all
 	@scripts/demo-chat $(BUILD) "$(QUESTION)"
 deps:
 	@scripts/deps all
