@@ -385,6 +385,16 @@ static void exact_backward(problem *p)
     run(plain, p, PLX_F64);
 }
 
+/* Takes that kernel for all of attention's operations. */
+static plx_context *context_with(const char *kernel, int threads)
+{
+    plx_context *context;
+    plx_context_options options = {.threads = threads};
+    expect_ok(plain, plx_context_create(&options, &context));
+    expect_ok(context, plx_context_choose_kernel(context, "attention.*", kernel));
+    return context;
+}
+
 /* As check_tiles, of gradients: backward takes up what forward of the same kernel left. */
 static void check_tiles_backward(const char *kernel)
 {
@@ -408,10 +418,7 @@ static void check_tiles_backward(const char *kernel)
     }
     shape.bf16 = true;
     for (int threads = 1; threads <= 5; threads += 2) {
-        plx_context *context;
-        plx_context_options options = {.threads = threads};
-        expect_ok(plain, plx_context_create(&options, &context));
-        expect_ok(context, plx_context_choose_kernel(context, "attention.*", kernel));
+        plx_context *context = context_with(kernel, threads);
         for (int i = 0; i < 3; i++)
             for (size_t j = 0; j < p.arrays[DQ + i].count; j++) p.arrays[DQ + i].single[j] = NAN;
         problem forward = p;
@@ -456,10 +463,7 @@ static void check_tiles(const char *kernel)
         fail_msg("T %zu d %zu window %zu: bound %.3g", shape.T, shape.d, shape.window, bound);
     shape.bf16 = true;
     for (int threads = 1; threads <= 5; threads += 2) {
-        plx_context *context;
-        plx_context_options options = {.threads = threads};
-        expect_ok(plain, plx_context_create(&options, &context));
-        expect_ok(context, plx_context_choose_kernel(context, "attention.*", kernel));
+        plx_context *context = context_with(kernel, threads);
         for (size_t i = 0; i < count; i++) p.arrays[OUT].single[i] = NAN;
         for (size_t i = 0; i < p.arrays[LSE].count; i++) p.arrays[LSE].single[i] = NAN;
         run(context, &p, PLX_F32);

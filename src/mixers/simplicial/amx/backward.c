@@ -263,11 +263,7 @@ static void do_chunk(void *argument, size_t index, int thread)
     size_t first = (size_t)(c.base1 - m.k.base) / UNIT * UNIT, end = (size_t)(c.base1 - m.k.base) + c.count1;
     partial *sums = sums_begin(&j->sums, index, &c, m.k.base + (int64_t)first, round_to(end, UNIT) - first);
     c.base1 = m.k.base;
-    m.largest_k = 0;
-    for (size_t i = 0; i < j->parts; i++) {
-        float here = j->largest[(c.b * p->kv_heads + c.g) * j->parts + i];
-        m.largest_k = here > m.largest_k ? here : m.largest_k;
-    }
+    m.largest_k = largest_of(j->largest + (c.b * p->kv_heads + c.g) * j->parts, j->parts);
     cursor at = {.query = c.query};
     while (lanes_next(&c, &at, &m.block)) do_block(&c, j, &m, sums);
     plx_tiles_end(&m.tiles);

@@ -316,4 +316,12 @@ INLINE vf unit_visible(const lane_range *range, size_t row, vf y)
     return vf_select((vi)(j >= range->begin) & (vi)(j < range->end), y, vf_set(-1e30f));
 }
 
+/* The largest of the `parts` maxima that panel_make gave for one row and key/value head. */
+static inline float largest_of(const float *part, size_t parts)
+{
+    float largest = 0;
+    for (size_t i = 0; i < parts; i++) largest = part[i] > largest ? part[i] : largest;
+    return largest;
+}
+
 #endif

@@ -305,11 +305,7 @@ static void do_chunk(void *argument, size_t index, int thread)
     lanes_read_short(&c, m.panels);
     panels_of(j, c.b, c.g, &m.k, &m.v);
     c.base1 = m.k.base;
-    m.largest_k = 0;
-    for (size_t i = 0; i < j->parts; i++) {
-        float here = j->largest[(c.b * p->kv_heads + c.g) * j->parts + i];
-        m.largest_k = here > m.largest_k ? here : m.largest_k;
-    }
+    m.largest_k = largest_of(j->largest + (c.b * p->kv_heads + c.g) * j->parts, j->parts);
     cursor at = {.query = c.query};
     while (lanes_next(&c, &at, &m.block)) do_block(&c, &j->head, j->args, &m);
     plx_tiles_end(&m.tiles);
