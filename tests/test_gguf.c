@@ -131,7 +131,7 @@ static void test_good(void **state)
         assert_int_equal(bytes, 0);
         assert_true(plx_gguf_number(list, 1) == -2);
         assert_null(plx_gguf_find(file, "llama.lis"));
-        expect_ok(context, plx_gguf_section(file, "llama.", &map));
+        expect_ok(context, plx_gguf_section(context, file, "llama.", &map));
         assert_int_equal(map->count, 3);
         assert_int_equal(plx_node_find(map, "list")->count, 3);
         assert_true(plx_node_find(map, "on")->truth);
@@ -167,7 +167,7 @@ static void test_changed_bytes(void **state)
             plx_node *map;
             d.bytes[i] = values[j];
             if (open_draft(&d, &file) != PLX_OK) continue;
-            if (plx_gguf_section(file, "llama.", &map) == PLX_OK) plx_node_free(context, map);
+            if (plx_gguf_section(context, file, "llama.", &map) == PLX_OK) plx_node_free(context, map);
             plx_gguf_close(file);
         }
 }

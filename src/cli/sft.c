@@ -45,6 +45,14 @@ static double learning_rate(const choices *made)
     return made->lr > 0 ? made->lr : few ? 2e-4 : 2e-5;
 }
 
+/* Whether --set says how long to train: it wins over the one epoch that nobody asked for. */
+static bool sets_steps(const cli_texts *overrides)
+{
+    for (size_t i = 0; i < overrides->count; i++)
+        if (strncmp(overrides->items[i], "train.steps=", strlen("train.steps=")) == 0) return true;
+    return false;
+}
+
 /* The recipe as JSON, which is YAML too; freed with free. NULL when memory is short. */
 static char *recipe_of(const char *model, const choices *made)
 {
@@ -63,8 +71,8 @@ static char *recipe_of(const char *model, const choices *made)
                   words_of(made->parameters));
     if (train != NULL && made->steps > 0)
         json_object_set_new(train, "steps", json_integer((json_int_t)made->steps));
-    else if (train != NULL)
-        json_object_set_new(train, "epochs", json_real(made->epochs));
+    if (train != NULL && (made->epochs > 0 || !(made->steps > 0 || sets_steps(&made->overrides))))
+        json_object_set_new(train, "epochs", json_real(made->epochs > 0 ? made->epochs : 1));
     json_t *config = json_pack("{s:s,s:s}", "from", model, "weights", made->weights);
     if (config != NULL && made->rank > 0) json_object_set(config, "adapter", adapter);
     json_decref(adapter);
@@ -90,7 +98,7 @@ static int run(plx_cli *cli, choices *made)
 
 int cli_sft(plx_cli *cli, int argc, char **argv)
 {
-    choices made = {.batch = 8, .epochs = 1, .weights = "f32"};
+    choices made = {.batch = 8, .weights = "f32"};
     const cli_option options[] = {
         {"data", CLI_TEXTS, &made.data, "FILE",
          "questions and answers: .jsonl, .json (docs/data.md); may be given again", 0, 0},

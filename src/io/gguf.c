@@ -25,7 +25,6 @@
 #define VALUES_MOST 65536
 #define TENSORS_MOST 65536
 #define NAME_MOST 127
-#define ITEMS_SHOWN 4096
 
 struct plx_gguf {
     plx_context *context;
@@ -39,10 +38,6 @@ struct plx_gguf {
     size_t *starts;         /* offsets in head while it may still move */
     plx_gguf_tensor *tensors;
 };
-
-static const unsigned char kind_bytes[] = {1, 1, 2,  2, 4, 4, 4,
-                                           1, 8, 12, 8, 8, 8}; /* of strings and arrays: at least */
-#define KINDS (sizeof kind_bytes)
 
 static const struct {
     const char *name;
@@ -123,17 +118,10 @@ static plx_status need(plx_gguf *file, uint64_t bytes, const char *what)
     return PLX_OK;
 }
 
-static uint64_t load(const unsigned char *from, size_t bytes)
-{
-    uint64_t value = 0;
-    for (size_t i = bytes; i-- > 0;) value = value << 8 | from[i];
-    return value;
-}
-
 static plx_status read_number(plx_gguf *file, size_t bytes, const char *what, uint64_t *value)
 {
     PLX_TRY(need(file, bytes, what));
-    *value = load(file->head + file->at, bytes);
+    *value = plx_gguf_load(file->head + file->at, bytes);
     file->at += bytes;
     return PLX_OK;
 }
@@ -159,7 +147,7 @@ static plx_status skip_items(plx_gguf *file, const plx_gguf_value *value, const 
         for (size_t i = 0; i < value->count; i++) PLX_TRY(read_string(file, what, &start, &bytes));
         return PLX_OK;
     }
-    size_t bytes = value->count * kind_bytes[value->kind];
+    size_t bytes = value->count * plx_gguf_kind_bytes(value->kind);
     PLX_TRY(need(file, bytes, what));
     for (size_t i = 0; value->kind == PLX_GGUF_BOOL && i < bytes; i++)
         if (file->head[file->at + i] > 1)
@@ -172,7 +160,7 @@ static plx_status read_kind(plx_gguf *file, const char *what, plx_gguf_kind *kin
 {
     uint64_t number;
     PLX_TRY(read_number(file, 4, what, &number));
-    if (number >= KINDS)
+    if (number >= PLX_GGUF_KINDS)
         return FAIL(file, "%s: %s is of kind %" PRIu64 ", which GGUF does not have", file->path, what, number);
     *kind = (plx_gguf_kind)number;
     return PLX_OK;
@@ -193,7 +181,7 @@ static plx_status read_value(plx_gguf *file, size_t index)
         if (value->kind == PLX_GGUF_ARRAY)
             return FAIL(file, "%s: %s is an array of arrays, which is not read", file->path, shown.text);
         PLX_TRY(read_number(file, 8, shown.text, &count));
-        if (count > (file->size - file->at) / kind_bytes[value->kind])
+        if (count > (file->size - file->at) / plx_gguf_kind_bytes(value->kind))
             return FAIL(file, "%s: %s should have %" PRIu64 " items, more than the file has room for", file->path,
                         shown.text, count);
     }
@@ -243,32 +231,6 @@ const plx_gguf_value *plx_gguf_find(const plx_gguf *file, const char *key)
             low = middle + 1;
     }
     return NULL;
-}
-
-void plx_gguf_string_next(const plx_gguf_value *value, const unsigned char **cursor, const char **text, size_t *bytes)
-{
-    if (*cursor == NULL) *cursor = value->data;
-    *bytes = (size_t)load(*cursor, 8);
-    *text = (const char *)*cursor + 8;
-    *cursor += 8 + *bytes;
-}
-
-double plx_gguf_number(const plx_gguf_value *value, size_t index)
-{
-    size_t bytes = kind_bytes[value->kind];
-    uint64_t bits = load(value->data + index * bytes, bytes);
-    uint32_t low = (uint32_t)bits;
-    float single;
-    double number;
-    switch (value->kind) {
-    case PLX_GGUF_I8: return (int8_t)bits;
-    case PLX_GGUF_I16: return (int16_t)bits;
-    case PLX_GGUF_I32: return (int32_t)bits;
-    case PLX_GGUF_I64: return (double)(int64_t)bits;
-    case PLX_GGUF_F32: memcpy(&single, &low, sizeof single); return single;
-    case PLX_GGUF_F64: memcpy(&number, &bits, sizeof number); return number;
-    default: return (double)bits;
-    }
 }
 
 /* ---- tensors ---- */
@@ -428,6 +390,11 @@ void plx_gguf_close(plx_gguf *file)
 }
 
 const char *plx_gguf_path(const plx_gguf *file) { return file->path; }
+const plx_gguf_value *plx_gguf_values(const plx_gguf *file, size_t *count)
+{
+    *count = file->value_count;
+    return file->values;
+}
 size_t plx_gguf_tensor_count(const plx_gguf *file) { return file->tensor_count; }
 const plx_gguf_tensor *plx_gguf_tensor_at(const plx_gguf *file, size_t index)
 {
@@ -444,75 +411,4 @@ plx_status plx_gguf_read(plx_gguf *file, const plx_gguf_tensor *tensor, uint64_t
         return plx_fail(file->context, PLX_ERROR_VALUE, "%s: tensor %s has %" PRIu64 " bytes", file->path,
                         show(tensor->name, strlen(tensor->name)).text, tensor->bytes);
     return plx_file_read_at(file->context, file->file, file->path, tensor->offset + first, data, bytes);
-}
-
-/* ---- values as a mapping ---- */
-
-/* The double of the shortest decimal that is this f32: what was meant when it was written (1e-5). */
-static double shortest(float number)
-{
-    char text[32];
-    double value = number;
-    for (int digits = 6; digits < 9; digits++) {
-        snprintf(text, sizeof text, "%.*e", digits - 1, (double)number);
-        value = strtod(text, NULL);
-        if ((float)value == number) return value;
-    }
-    return number;
-}
-
-/* NULL when memory is short. */
-static json_t *number_json(const plx_gguf_value *value, size_t index)
-{
-    double number = plx_gguf_number(value, index);
-    if (value->kind == PLX_GGUF_F32) number = shortest((float)number);
-    bool real = value->kind == PLX_GGUF_F32 || value->kind == PLX_GGUF_F64;
-    if (value->kind == PLX_GGUF_BOOL) return json_boolean(number != 0);
-    if (!real && number < 0x1p53 && number > -0x1p53) return json_integer((json_int_t)number);
-    return number - number == 0 ? json_real(number) : json_null(); /* not finite: null */
-}
-
-static json_t *value_json(const plx_gguf_value *value)
-{
-    const unsigned char *cursor = NULL;
-    const char *text;
-    size_t bytes;
-    if (value->kind == PLX_GGUF_STRING) {
-        if (value->array) return json_null();
-        plx_gguf_string_next(value, &cursor, &text, &bytes);
-        json_t *string = json_stringn(text, bytes); /* NULL also for what is not UTF-8 */
-        return string != NULL && memchr(text, 0, bytes) == NULL ? string : (json_decref(string), json_null());
-    }
-    if (!value->array) return number_json(value, 0);
-    if (value->count > ITEMS_SHOWN) return json_null();
-    json_t *list = json_array();
-    for (size_t i = 0; i < value->count; i++)
-        if (json_array_append_new(list, number_json(value, i)) != 0) {
-            json_decref(list);
-            return NULL;
-        }
-    return list;
-}
-
-plx_status plx_gguf_section(plx_gguf *file, const char *prefix, plx_node **map)
-{
-    json_t *object = json_object();
-    size_t bytes = strlen(prefix);
-    bool failed = object == NULL;
-    for (size_t i = 0; i < file->value_count && !failed; i++) {
-        const plx_gguf_value *value = &file->values[i];
-        if (value->key_bytes <= bytes || memcmp(value->key, prefix, bytes) != 0) continue;
-        char key[NAME_MOST + 1];
-        shown_text shown = show(value->key, value->key_bytes); /* a key that this changes is none that is known */
-        size_t length = strlen(shown.text);
-        if (length <= bytes) continue;
-        memcpy(key, shown.text + bytes, length - bytes + 1);
-        failed = json_object_set_new(object, key, value_json(value)) != 0;
-    }
-    char *text = failed ? NULL : json_dumps(object, JSON_COMPACT);
-    json_decref(object);
-    if (text == NULL) return plx_fail(file->context, PLX_ERROR_MEMORY, "%s: no memory for its values", file->path);
-    plx_status status = plx_node_parse_json(file->context, file->path, text, strlen(text), map);
-    free(text);
-    return status;
 }

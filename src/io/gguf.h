@@ -11,7 +11,8 @@
 
 typedef enum plx_gguf_kind {
     PLX_GGUF_U8, PLX_GGUF_I8, PLX_GGUF_U16, PLX_GGUF_I16, PLX_GGUF_U32, PLX_GGUF_I32, PLX_GGUF_F32,
-    PLX_GGUF_BOOL, PLX_GGUF_STRING, PLX_GGUF_ARRAY, PLX_GGUF_U64, PLX_GGUF_I64, PLX_GGUF_F64
+    PLX_GGUF_BOOL, PLX_GGUF_STRING, PLX_GGUF_ARRAY, PLX_GGUF_U64, PLX_GGUF_I64, PLX_GGUF_F64,
+    PLX_GGUF_KINDS
 } plx_gguf_kind;
 
 /* One value, or an array of `count` values of one kind, as they lie in the file (not aligned; a string is 8 bytes of
@@ -45,15 +46,20 @@ const plx_gguf_tensor *plx_gguf_tensor_at(const plx_gguf *file, size_t index); /
 plx_status plx_gguf_read(plx_gguf *file, const plx_gguf_tensor *tensor, uint64_t first, void *data, size_t bytes);
 const char *plx_gguf_type_name(int type); /* "Q4_0"; "?" for a number that no type has */
 
-/* The value of a key; NULL when absent. Valid until the file is closed. */
+/* All values, in order of their keys; and that of one key, NULL when absent. Valid until the file is closed. */
+const plx_gguf_value *plx_gguf_values(const plx_gguf *file, size_t *count);
 const plx_gguf_value *plx_gguf_find(const plx_gguf *file, const char *key);
 /* Item `index` of an array of strings (or the string itself): *text of *bytes bytes, not ended by a 0. Walks the array
  * from `*cursor`, which the caller sets to NULL and index to 0, 1, ... in turn. */
 void plx_gguf_string_next(const plx_gguf_value *value, const unsigned char **cursor, const char **text, size_t *bytes);
 /* Item `index` of an array (or, 0, of a single value) of numbers or truths. */
 double plx_gguf_number(const plx_gguf_value *value, size_t index);
+/* Bytes of a value of this kind; of a string or an array at least so many. */
+size_t plx_gguf_kind_bytes(plx_gguf_kind kind);
+/* A little-endian number of up to 8 bytes. */
+uint64_t plx_gguf_load(const unsigned char *from, size_t bytes);
 /* The keys that begin with PREFIX, which is left out of their names, as a mapping: numbers, truths, strings, and arrays
  * of up to 4096 numbers; larger arrays and arrays of strings as null. Freed with plx_node_free. */
-plx_status plx_gguf_section(plx_gguf *file, const char *prefix, plx_node **map);
+plx_status plx_gguf_section(plx_context *context, const plx_gguf *file, const char *prefix, plx_node **map);
 
 #endif

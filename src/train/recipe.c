@@ -1,273 +1,16 @@
-/* recipe.c - reads a recipe: one YAML file that says everything about a run (docs/recipes.md).
- *
- * The model section is a config.json whose vocabulary, length and tokenizer come from the data section and whose layers
- * may carry `repeat: n`. It becomes a full config as a tree of nodes that keep the recipe's lines, so that the one
- * reader of configs (model/config.c) and every mixer's own complain about the right line of the recipe. */
-#include "model/families/family.h"
-#include "train/train.h"
+/* recipe.c - reads a recipe: one YAML file that says everything about a run (docs/recipes.md). The model section is
+ * recipe_model.c's. */
+#include "train/recipe_model.h"
+
+#include "io/files.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { LAYERS_MOST = 4096, ROWS_MOST = 1 << 20, LENGTH_USUAL = 512 };
+enum { ROWS_MOST = 1 << 20 };
 static const size_t STEPS_MOST = (size_t)1 << 40;
 static const double LR_MOST = 1e6;
-
-/* ---- building a tree of nodes ---- */
-
-static plx_node *make_node(plx_context *context, plx_node_kind kind, const char *key, const char *text,
-                           const plx_node *place)
-{
-    plx_node *node = plx_alloc(context, sizeof *node);
-    if (node == NULL) return NULL;
-    node->kind = kind;
-    node->file = place->file;
-    node->line = place->line;
-    bool ok = true;
-    if (key != NULL) ok = (node->key = plx_strdup(context, key)) != NULL;
-    if (ok && text != NULL) ok = (node->text = plx_strdup(context, text)) != NULL;
-    if (ok) return node;
-    plx_free(context, node->key);
-    plx_free(context, node);
-    return NULL;
-}
-
-/* Takes child over, also when it is NULL (memory was short: false). */
-static bool add_child(plx_node *parent, plx_node *child)
-{
-    plx_node **end = &parent->child;
-    if (child == NULL) return false;
-    while (*end != NULL) end = &(*end)->next;
-    *end = child;
-    parent->count++;
-    return true;
-}
-
-/* Copies `from` and what it holds, but for children named `skip`, to the end of parent. */
-static bool add_copy(plx_context *context, plx_node *parent, const plx_node *from, const char *skip)
-{
-    plx_node *copy = make_node(context, from->kind, from->key, from->text, from);
-    if (!add_child(parent, copy)) return false;
-    copy->number = from->number;
-    copy->truth = from->truth;
-    for (const plx_node *child = from->child; child != NULL; child = child->next) {
-        if (skip != NULL && child->key != NULL && strcmp(child->key, skip) == 0) continue;
-        if (!add_copy(context, copy, child, NULL)) return false;
-    }
-    return true;
-}
-
-static bool add_number(plx_context *context, plx_node *map, const char *key, double value)
-{
-    char text[40];
-    snprintf(text, sizeof text, "%.0f", value);
-    plx_node *node = make_node(context, PLX_NODE_NUMBER, key, text, map);
-    if (node != NULL) node->number = value;
-    return add_child(map, node);
-}
-
-char *plx_json_text(const json_t *object)
-{
-    char *text = json_dumps(object, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
-    json_t *again = text == NULL ? NULL : json_loads(text, 0, NULL);
-    if (again != NULL && !json_equal(object, again)) { /* a number needs more digits than people write */
-        free(text);
-        text = json_dumps(object, JSON_INDENT(2) | JSON_REAL_PRECISION(17));
-    }
-    json_decref(again);
-    return text;
-}
-
-/* ---- the model section ---- */
-
-static plx_status add_layers(plx_context *context, plx_node *config, const plx_node *layers)
-{
-    plx_node *list = make_node(context, PLX_NODE_LIST, "layers", NULL, layers);
-    if (!add_child(config, list)) return PLX_ERROR_MEMORY;
-    for (const plx_node *item = layers->child; item != NULL; item = item->next) {
-        size_t repeat = 1;
-        if (item->kind == PLX_NODE_MAP) {
-            plx_keys keys; /* not closed: the other keys are for the config's reader */
-            PLX_TRY(plx_keys_open(&keys, context, item, "layers"));
-            PLX_TRY(plx_keys_size(&keys, "repeat", &repeat, 1, LAYERS_MOST));
-            if (list->count + repeat > LAYERS_MOST) {
-                return plx_keys_fail(&keys, "repeat", "more than %d layers", LAYERS_MOST);
-            }
-        }
-        for (size_t i = 0; i < repeat; i++) {
-            if (!add_copy(context, list, item, "repeat")) return PLX_ERROR_MEMORY;
-        }
-    }
-    return PLX_OK;
-}
-
-/* Keys of the model section that are the recipe's, not the config's. */
-static bool is_own_key(const char *key) { return strcmp(key, "from") == 0 || strcmp(key, "weights") == 0; }
-
-/* Fills `config` with the model section's keys, and with those of the model that the run begins with that the section
- * leaves out. */
-static plx_status add_section(const plx_recipe *recipe, const plx_node *section, plx_node *config)
-{
-    plx_context *context = recipe->context;
-    for (const plx_node *child = section->child; child != NULL; child = child->next) {
-        if (is_own_key(child->key)) continue;
-        if (strcmp(child->key, "layers") == 0 && child->kind == PLX_NODE_LIST) {
-            PLX_TRY(add_layers(context, config, child));
-        } else if (!add_copy(context, config, child, NULL)) {
-            return PLX_ERROR_MEMORY;
-        }
-    }
-    for (const plx_node *child = recipe->from_config != NULL ? recipe->from_config->child : NULL; child != NULL;
-         child = child->next) {
-        if (plx_node_find(config, child->key) == NULL && !add_copy(context, config, child, NULL)) return PLX_ERROR_MEMORY;
-    }
-    return PLX_OK;
-}
-
-/* The whole number under a key of the model that the run begins with, or `otherwise`. */
-static size_t from_size(const plx_recipe *recipe, const char *key, size_t otherwise)
-{
-    const plx_node *node = recipe->from_config != NULL ? plx_node_find(recipe->from_config, key) : NULL;
-    return node != NULL && node->kind == PLX_NODE_NUMBER && node->number >= 1 ? (size_t)node->number : otherwise;
-}
-
-/* The config's tree, the caller's (freed with plx_node_free): the model section, completed from the model that the run
- * begins with and from the data section. */
-static plx_status build_config(const plx_recipe *recipe, plx_node **result)
-{
-    plx_context *context = recipe->context;
-    const plx_node *section = plx_recipe_section(recipe, "model");
-    const plx_data_description *data = &recipe->data;
-    plx_status status = PLX_OK;
-    plx_keys keys;
-    PLX_TRY(plx_keys_open(&keys, context, section, "model"));
-
-    bool fresh = recipe->from_config == NULL;
-    size_t vocab_size = from_size(recipe, "vocab_size", data->vocab_size),
-           positions = from_size(recipe, "max_position_embeddings", data->sequence_length);
-    PLX_TRY(plx_keys_size(&keys, "vocab_size", &vocab_size, 1, INT32_MAX));
-    if (!fresh && vocab_size < data->vocab_size) {
-        return plx_keys_fail(&keys, "from", "the model knows %zu tokens and the data has %zu", vocab_size,
-                             data->vocab_size);
-    }
-    if (fresh && vocab_size != data->vocab_size) {
-        return plx_keys_fail(&keys, "vocab_size", "%zu is given and the data has %zu: leave it out", vocab_size,
-                             data->vocab_size);
-    }
-    PLX_TRY(plx_keys_size(&keys, "max_position_embeddings", &positions, 1, INT32_MAX));
-    if (positions < data->sequence_length) {
-        return plx_keys_fail(&keys, "max_position_embeddings", "%zu is less than the data's sequence_length, %zu",
-                             positions, data->sequence_length);
-    }
-
-    plx_node *config = make_node(context, PLX_NODE_MAP, NULL, NULL, section);
-    if (config == NULL) return PLX_ERROR_MEMORY;
-    config->file = plx_strdup(context, section->file != NULL ? section->file : recipe->path); /* a root owns its file */
-    if (config->file == NULL) { status = PLX_ERROR_MEMORY; goto done; }
-    status = add_section(recipe, section, config);
-    const struct { const char *key; double value; bool wanted; } completed[] = {
-        {"vocab_size", (double)vocab_size, true},
-        {"max_position_embeddings", (double)positions, true},
-        {"bos_token_id", (double)data->separator, fresh && data->separator >= 0},
-        {"eos_token_id", (double)data->separator, fresh && data->separator >= 0},
-    };
-    for (size_t i = 0; status == PLX_OK && i < sizeof completed / sizeof completed[0]; i++) {
-        if (!completed[i].wanted || plx_node_find(config, completed[i].key) != NULL) continue;
-        if (!add_number(context, config, completed[i].key, completed[i].value)) status = PLX_ERROR_MEMORY;
-    }
-    if (status == PLX_OK && strcmp(data->tokenizer, "bytes") == 0 && plx_node_find(config, "tokenizer") == NULL
-        && !add_child(config, make_node(context, PLX_NODE_STRING, "tokenizer", data->tokenizer, config))) {
-        status = PLX_ERROR_MEMORY;
-    }
-done:
-    if (status == PLX_OK) *result = config;
-    else plx_node_free(context, config);
-    return status;
-}
-
-/* Sets config_text to the resolved config. */
-static plx_status read_model(plx_recipe *recipe)
-{
-    plx_context *context = recipe->context;
-    plx_node *tree = NULL;
-    plx_config config;
-    PLX_TRY(build_config(recipe, &tree));
-    plx_status status = plx_config_parse(context, tree, &config);
-    plx_node_free(context, tree);
-    if (status != PLX_OK) return status;
-    if (!recipe->parameters_given && config.adapter.rank > 0) recipe->parameters = PLX_TRAIN_ADAPTER;
-    bool adapter = (recipe->parameters & PLX_TRAIN_ADAPTER) != 0;
-    if (adapter && config.adapter.rank == 0) {
-        plx_config_release(context, &config);
-        return plx_fail(context, PLX_ERROR_VALUE, "%s: train.parameters: the model has no adapter; model.adapter makes one",
-                        recipe->path);
-    }
-    if (recipe->options.recompute > config.layer_count) recipe->options.recompute = config.layer_count;
-    json_t *object = plx_config_describe(&config);
-    char *text = object == NULL ? NULL : plx_json_text(object);
-    plx_config_release(context, &config);
-    if (text == NULL) {
-        status = plx_fail(context, PLX_ERROR_MEMORY, "out of memory for the config of %s", recipe->path);
-    } else if ((recipe->config_text = plx_strdup(context, text)) == NULL) {
-        status = PLX_ERROR_MEMORY;
-    }
-    json_decref(object);
-    free(text);
-    return status;
-}
-
-/* What the data section leaves out, from the model that the run begins with, whose files are at `path`: its tokenizer, and
- * its positions, up to 512, as the sequence_length. */
-static plx_status add_from_to_data(plx_recipe *recipe, const char *path)
-{
-    plx_context *context = recipe->context;
-    plx_node *data = (plx_node *)plx_recipe_section(recipe, "data");
-    if (data == NULL || data->kind != PLX_NODE_MAP || plx_node_find(data, "task") != NULL) return PLX_OK;
-    const plx_node *own = plx_node_find(recipe->from_config, "tokenizer");
-    bool bytes = own != NULL && own->kind == PLX_NODE_STRING && strcmp(own->text, "bytes") == 0, ok = true;
-    size_t positions = from_size(recipe, "max_position_embeddings", LENGTH_USUAL);
-    if (plx_node_find(data, "tokenizer") == NULL)
-        ok &= add_child(data, make_node(context, PLX_NODE_STRING, "tokenizer", bytes ? "bytes" : path, data));
-    if (plx_node_find(data, "sequence_length") == NULL)
-        ok &= add_number(context, data, "sequence_length", positions < LENGTH_USUAL ? positions : LENGTH_USUAL);
-    return ok ? PLX_OK : PLX_ERROR_MEMORY;
-}
-
-/* Of plx_weights, as the choices of model.weights. */
-static const char *const weights_names[] = {"f32", "stored", "q8_0", "q4_0", "bf16"};
-
-/* model.from: reads the config of the model that the run begins with. */
-static plx_status read_from(plx_recipe *recipe)
-{
-    plx_context *context = recipe->context;
-    plx_keys keys; /* not closed: the other keys are for the config's reader */
-    int weights = PLX_WEIGHTS_TYPE;
-    PLX_TRY(plx_keys_open(&keys, context, plx_recipe_section(recipe, "model"), "model"));
-    PLX_TRY(plx_keys_string(&keys, "from", &recipe->from));
-    PLX_TRY(plx_keys_choice(&keys, "weights", "f32|stored|q8_0|q4_0|bf16", &weights));
-    recipe->weights = (plx_weights)weights;
-    if (recipe->from == NULL) {
-        return weights != PLX_WEIGHTS_TYPE
-                   ? plx_keys_fail(&keys, "weights", "fresh weights are f32: another way to hold them needs 'from'")
-                   : PLX_OK;
-    }
-    plx_source source;
-    plx_status status = plx_source_open(context, recipe->from, &source);
-    if (status == PLX_OK) {
-        recipe->from_config = source.config;
-        source.config = NULL;
-    }
-    char *path = source.path; /* of the directory that a run's stands for */
-    source.path = NULL;
-    plx_source_close(&source);
-    if (status == PLX_OK) status = add_from_to_data(recipe, path);
-    plx_free(context, path);
-    return status;
-}
-
-/* ---- the other sections ---- */
 
 /* parameters: all, or new, adapter, or a list of the last two. */
 static plx_status read_parameters(plx_recipe *recipe, plx_keys *keys)
@@ -307,10 +50,10 @@ static plx_status read_recompute(plx_recipe *recipe, plx_keys *keys)
     const plx_node *node = plx_keys_node(keys, "recompute");
     int which = 0;
     if (node == NULL || node->kind != PLX_NODE_STRING) {
-        return plx_keys_size(keys, "recompute", &recipe->options.recompute, 0, LAYERS_MOST);
+        return plx_keys_size(keys, "recompute", &recipe->options.recompute, 0, PLX_RECIPE_LAYERS_MOST);
     }
     PLX_TRY(plx_keys_choice(keys, "recompute", "none|all", &which));
-    recipe->options.recompute = which == 1 ? LAYERS_MOST : 0; /* lowered to the number of layers by read_model */
+    recipe->options.recompute = which == 1 ? PLX_RECIPE_LAYERS_MOST : 0; /* lowered to the number of layers by plx_recipe_read_model */
     return PLX_OK;
 }
 
@@ -428,6 +171,18 @@ static plx_status read_top(plx_recipe *recipe)
 
 /* ---- public ---- */
 
+char *plx_json_text(const json_t *object)
+{
+    char *text = json_dumps(object, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
+    json_t *again = text == NULL ? NULL : json_loads(text, 0, NULL);
+    if (again != NULL && !json_equal(object, again)) { /* a number needs more digits than people write */
+        free(text);
+        text = json_dumps(object, JSON_INDENT(2) | JSON_REAL_PRECISION(17));
+    }
+    json_decref(again);
+    return text;
+}
+
 plx_status plx_recipe_parse(plx_context *context, const char *path, const char *text, const char *const *overrides,
                             size_t count, plx_recipe **result)
 {
@@ -443,11 +198,11 @@ plx_status plx_recipe_parse(plx_context *context, const char *path, const char *
         PLX_TRY_GOTO(status, done, plx_node_read_yaml(context, path, &recipe->root));
     for (size_t i = 0; i < count; i++) PLX_TRY_GOTO(status, done, plx_node_set(context, recipe->root, overrides[i]));
     PLX_TRY_GOTO(status, done, read_top(recipe));
-    PLX_TRY_GOTO(status, done, read_from(recipe));
+    PLX_TRY_GOTO(status, done, plx_recipe_read_from(recipe));
     PLX_TRY_GOTO(status, done, read_train(recipe));
     PLX_TRY_GOTO(status, done, read_sample(recipe));
     PLX_TRY_GOTO(status, done, plx_data_describe(context, plx_recipe_section(recipe, "data"), &recipe->data));
-    PLX_TRY_GOTO(status, done, read_model(recipe));
+    PLX_TRY_GOTO(status, done, plx_recipe_read_model(recipe));
     *result = recipe;
     recipe = NULL;
 done:
@@ -488,6 +243,9 @@ const plx_node *plx_recipe_section(const plx_recipe *recipe, const char *name)
     const plx_node *section = plx_node_find(recipe->root, name);
     return section != NULL && section->kind == PLX_NODE_NULL ? NULL : section;
 }
+
+/* Of plx_weights, as the choices of model.weights. */
+static const char *const weights_names[] = {"f32", "stored", "q8_0", "q4_0", "bf16"};
 
 static json_t *parameters_json(unsigned parameters)
 {
@@ -541,4 +299,29 @@ json_t *plx_recipe_describe(const plx_recipe *recipe)
     json_decref(train);
     json_decref(sample);
     return NULL;
+}
+
+plx_status plx_recipe_write(const plx_recipe *recipe)
+{
+    plx_context *context = recipe->context;
+    plx_node *tree = NULL;
+    char *text = NULL, *yaml = NULL, *path = NULL;
+    json_t *object = plx_recipe_describe(recipe);
+    plx_status status = PLX_OK;
+    text = object == NULL ? NULL : plx_json_text(object);
+    if (text == NULL) {
+        status = plx_fail(context, PLX_ERROR_MEMORY, "out of memory for the resolved recipe");
+        goto done;
+    }
+    PLX_TRY_GOTO(status, done, plx_node_parse_json(context, "recipe.yaml", text, strlen(text), &tree));
+    PLX_TRY_GOTO(status, done, plx_node_write_yaml(context, tree, &yaml));
+    path = plx_format(context, "%s/recipe.yaml", recipe->out);
+    status = path == NULL ? PLX_ERROR_MEMORY : plx_file_write(context, path, yaml, strlen(yaml));
+done:
+    plx_free(context, path);
+    plx_free(context, yaml);
+    plx_node_free(context, tree);
+    free(text);
+    json_decref(object);
+    return status;
 }

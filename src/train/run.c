@@ -11,7 +11,6 @@
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -375,101 +374,12 @@ static plx_status loop(training *run)
     return PLX_OK;
 }
 
-/* Whether only the new model has the tensor: a model with the baseline in place of its layers has none of that name. */
-static plx_status mark_new(training *run)
-{
-    plx_model *model = run->model, *plain = NULL;
-    plx_node *root = NULL;
-    plx_config config;
-    json_t *object = json_loads(plx_model_config(model), 0, NULL);
-    json_t *layers = json_object_get(object, "layers");
-    bool bad = layers == NULL || json_object_set_new(object, "adapter", json_null()) != 0;
-    for (size_t i = 0; i < json_array_size(layers) && !bad; i++) {
-        json_t *layer = json_pack("{s:s}", "mixer", plx_mixers[0]->name);
-        for (const char *const *key = plx_layer_shape_keys; layer != NULL && *key != NULL; key++) {
-            json_t *value = json_object_get(json_array_get(layers, i), *key);
-            if (value != NULL) bad |= json_object_set(layer, *key, value) != 0;
-        }
-        bad |= json_array_set_new(layers, i, layer) != 0;
-    }
-    char *text = bad ? NULL : json_dumps(object, JSON_REAL_PRECISION(17));
-    json_decref(object);
-    if (text == NULL) return plx_fail(run->context, PLX_ERROR_MEMORY, "out of memory for the config of the model");
-    plx_status status = plx_node_parse_json(run->context, "config.json", text, strlen(text), &root);
-    if (status == PLX_OK) status = plx_config_parse(run->context, root, &config);
-    if (status == PLX_OK) status = plx_model_outline(run->context, &config, model->type, &plain);
-    for (size_t i = 0; status == PLX_OK && i < model->param_count; i++) {
-        plx_param *param = model->params[i];
-        if (strstr(param->name, ".lora_") == NULL && plx_model_find_param(plain, param->name) == NULL)
-            param->trainable = true;
-    }
-    plx_model_free(plain);
-    plx_node_free(run->context, root);
-    free(text);
-    return status;
-}
-
-/* train.parameters */
-static plx_status choose_parameters(training *run)
-{
-    plx_model *model = run->model;
-    const unsigned chosen = run->recipe->parameters;
-    size_t trained = 0;
-    if (chosen == 0) return PLX_OK;
-    for (size_t i = 0; i < model->param_count; i++)
-        model->params[i]->trainable = (chosen & PLX_TRAIN_ADAPTER) != 0 && strstr(model->params[i]->name, ".lora_") != NULL;
-    if ((chosen & PLX_TRAIN_NEW) != 0) PLX_TRY(mark_new(run));
-    for (size_t i = 0; i < model->param_count; i++) trained += model->params[i]->trainable;
-    if (trained == 0)
-        return plx_fail(run->context, PLX_ERROR_VALUE,
-                        "%s: train.parameters: the model has nothing new: all its layers are those of %s",
-                        run->recipe->path, plx_mixers[0]->name);
-    return PLX_OK;
-}
-
-static plx_status freeze(training *run)
-{
-    const plx_node *list = run->recipe->freeze;
-    if (list == NULL) return PLX_OK;
-    const plx_node *first = list->kind == PLX_NODE_LIST ? list->child : list;
-    for (const plx_node *item = first; item != NULL; item = list->kind == PLX_NODE_LIST ? item->next : NULL) {
-        plx_status status = plx_model_set_trainable(run->model, item->text, false);
-        if (status != PLX_OK) {
-            return plx_fail_prefix(run->context, status, "%s:%d: train.freeze", run->recipe->path, item->line);
-        }
-    }
-    return PLX_OK;
-}
-
-/* The recipe's model with the weights of the one that it begins with. */
-static plx_status begin_from(training *run, const plx_model_options *options)
-{
-    const plx_recipe *recipe = run->recipe;
-    plx_model_options stored = *options;
-    plx_model *old = NULL;
-    stored.weights = recipe->weights;
-    PLX_TRY(plx_model_load(run->context, recipe->from, &stored, &old));
-    json_t *config = json_loads(recipe->config_text, 0, NULL);
-    plx_status status = plx_model_rebuild(old, config, recipe->seed, &run->model);
-    json_decref(config);
-    plx_model_free(old);
-    return status;
-}
-
 /* Makes model and trainer; saved: a checkpoint's weights follow. */
-static plx_status make_model(training *run, bool saved)
+static plx_status make_trainer(training *run, bool saved)
 {
     const plx_recipe *recipe = run->recipe;
-    plx_model_options options = {.seed = recipe->seed, .type = PLX_F32};
     plx_model_info info;
-    if (recipe->from != NULL && (!saved || recipe->weights != PLX_WEIGHTS_TYPE)) /* held so also when going on */
-        PLX_TRY(begin_from(run, &options));
-    else
-        PLX_TRY(plx_model_create(run->context, recipe->config_text, &options, &run->model));
-    if (recipe->data.tokenizer[0] != '\0' && strcmp(recipe->data.tokenizer, "bytes") != 0)
-        PLX_TRY(plx_model_set_tokenizer(run->model, recipe->data.tokenizer));
-    PLX_TRY(choose_parameters(run));
-    PLX_TRY(freeze(run));
+    PLX_TRY(plx_recipe_model(recipe, saved, &run->model));
     PLX_TRY(plx_model_describe(run->model, &info));
     run->result->parameters = info.parameters;
     run->result->flops_per_token = info.flops_per_token;
@@ -478,32 +388,6 @@ static plx_status make_model(training *run, bool saved)
                 "train.precision bf16: this processor (or PLX_LEVEL) has no bf16 tiles, so training runs in f32");
     return plx_trainer_create(run->model, &recipe->options, recipe->batch_size, recipe->data.sequence_length,
                               &run->trainer);
-}
-
-/* Writes OUT/recipe.yaml; from here on a run exists. */
-static plx_status write_recipe(const training *run)
-{
-    plx_context *context = run->context;
-    plx_node *tree = NULL;
-    char *text = NULL, *yaml = NULL, *path = NULL;
-    json_t *object = plx_recipe_describe(run->recipe);
-    plx_status status = PLX_OK;
-    text = object == NULL ? NULL : plx_json_text(object);
-    if (text == NULL) {
-        status = plx_fail(context, PLX_ERROR_MEMORY, "out of memory for the resolved recipe");
-        goto done;
-    }
-    PLX_TRY_GOTO(status, done, plx_node_parse_json(context, "recipe.yaml", text, strlen(text), &tree));
-    PLX_TRY_GOTO(status, done, plx_node_write_yaml(context, tree, &yaml));
-    path = plx_format(context, "%s/recipe.yaml", run->recipe->out);
-    status = path == NULL ? PLX_ERROR_MEMORY : plx_file_write(context, path, yaml, strlen(yaml));
-done:
-    plx_free(context, path);
-    plx_free(context, yaml);
-    plx_node_free(context, tree);
-    free(text);
-    json_decref(object);
-    return status;
 }
 
 static void tell_start(training *run)
@@ -562,14 +446,14 @@ static plx_status begin(training *run)
     }
     run->parts = plx_alloc_array(context, recipe->accumulate, sizeof *run->parts);
     if (run->parts == NULL) return PLX_ERROR_MEMORY;
-    PLX_TRY(make_model(run, latest > 0));
+    PLX_TRY(make_trainer(run, latest > 0));
     if (latest > 0) PLX_TRY(restore(run, latest));
     if (run->trainer->step > recipe->options.steps) {
         return plx_fail(context, PLX_ERROR_VALUE, "%s is at step %zu already, beyond train.steps, %zu", recipe->out,
                         latest, recipe->options.steps);
     }
     if (exists) PLX_TRY(plx_rundir_clean(context, recipe->out, latest));
-    PLX_TRY(write_recipe(run));
+    PLX_TRY(plx_recipe_write(recipe)); /* from here on a run exists */
     PLX_TRY(plx_logs_open(context, recipe->out, latest, &run->logs));
     tell_start(run);
     return PLX_OK;

@@ -55,11 +55,16 @@ enum { PLX_TRAIN_NEW = 1, PLX_TRAIN_ADAPTER = 2 };
 /* Of a recipe as text; `path` stands for the file in messages. */
 plx_status plx_recipe_parse(plx_context *context, const char *path, const char *text, const char *const *overrides,
                             size_t count, plx_recipe **recipe);
+/* The model that the recipe's run trains, with the tokenizer of its data and the tensors marked that move; saved: a
+ * checkpoint's weights will follow. *model is the caller's also after an error (NULL, or to be freed). */
+plx_status plx_recipe_model(const plx_recipe *recipe, bool saved, plx_model **model);
 /* A section's node; NULL when it is absent or empty. */
 const plx_node *plx_recipe_section(const plx_recipe *recipe, const char *name);
 /* The recipe with every default resolved, itself a recipe that gives the same run; a new reference, NULL when memory is
  * short. */
 json_t *plx_recipe_describe(const plx_recipe *recipe);
+/* Writes it to OUT/recipe.yaml. */
+plx_status plx_recipe_write(const plx_recipe *recipe);
 /* JSON that reads back as the same numbers, with no more digits than that takes as a rule; freed with free. */
 char *plx_json_text(const json_t *object);
 

@@ -39,6 +39,11 @@ check "it ends in the same weights" cmp whole/checkpoints/step-00000012/model.sa
 expect "the result is a model" 0 '' "$plexus" generate whole --prompt 'User: say 1' --max-tokens 4
 expect "epochs" 0 'done: step' "$plexus" sft "$run" --data talk.jsonl --out epochs --sequence-length 64 --batch-size 4 --epochs 2 --seed 3
 check "as many steps as rows say" test "$(grep -c '"loss"' epochs/metrics.jsonl)" -gt 5
+sft_set() { "$plexus" sft "$run" --data talk.jsonl --sequence-length 64 --batch-size 2 "$@"; }
+expect "train.steps wins over the usual one epoch" 0 'done: step 2,' sft_set --out set --set train.steps=2
+expect "train.epochs as well" 0 'done: step 1,' sft_set --out set-epochs --set train.epochs=0.1
+expect "not over epochs that were asked for" 1 'epochs or steps' sft_set --out x --epochs 1 --set train.steps=2
+expect "nor do --steps" 1 'epochs or steps' sft_set --out x --epochs 1 --steps 2
 expect "no data" 2 'data' "$plexus" sft "$run" --out x
 expect "a target that there is none of" 1 'c_attn' sft "$run" x --lora-rank 2 --lora-targets c_attn
 expect "nothing new in a plain model" 1 'nothing new' sft "$run" x --train new

@@ -139,7 +139,7 @@ plx_status plx_family_read_gguf(plx_context *context, const plx_family *family, 
     plx_node *section = NULL;
     char prefix[64];
     snprintf(prefix, sizeof prefix, "%s.", family->gguf);
-    PLX_TRY(plx_gguf_section(plx_store_gguf(store), prefix, &section));
+    PLX_TRY(plx_gguf_section(context, plx_store_gguf(store), prefix, &section));
     json_t *config = plx_family_new_config();
     plx_status status = fill_from_gguf(context, family, store, section, config);
     plx_node_free(context, section);

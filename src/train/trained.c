@@ -1,0 +1,97 @@
+/* trained.c - the model that a run trains: fresh, or with the weights of another, and which of its tensors move. */
+#include "train/train.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Whether only the new model has the tensor: a model with the baseline in place of its layers has none of that name. */
+static plx_status mark_new(plx_model *model)
+{
+    plx_model *plain = NULL;
+    plx_node *root = NULL;
+    plx_config config;
+    json_t *object = json_loads(plx_model_config(model), 0, NULL);
+    json_t *layers = json_object_get(object, "layers");
+    bool bad = layers == NULL || json_object_set_new(object, "adapter", json_null()) != 0;
+    for (size_t i = 0; i < json_array_size(layers) && !bad; i++) {
+        json_t *layer = json_pack("{s:s}", "mixer", plx_mixers[0]->name);
+        for (const char *const *key = plx_layer_shape_keys; layer != NULL && *key != NULL; key++) {
+            json_t *value = json_object_get(json_array_get(layers, i), *key);
+            if (value != NULL) bad |= json_object_set(layer, *key, value) != 0;
+        }
+        bad |= json_array_set_new(layers, i, layer) != 0;
+    }
+    char *text = bad ? NULL : json_dumps(object, JSON_REAL_PRECISION(17));
+    json_decref(object);
+    if (text == NULL) return plx_fail(model->context, PLX_ERROR_MEMORY, "out of memory for the config of the model");
+    plx_status status = plx_node_parse_json(model->context, "config.json", text, strlen(text), &root);
+    if (status == PLX_OK) status = plx_config_parse(model->context, root, &config);
+    if (status == PLX_OK) status = plx_model_outline(model->context, &config, model->type, &plain);
+    for (size_t i = 0; status == PLX_OK && i < model->param_count; i++) {
+        plx_param *param = model->params[i];
+        if (strstr(param->name, ".lora_") == NULL && plx_model_find_param(plain, param->name) == NULL)
+            param->trainable = true;
+    }
+    plx_model_free(plain);
+    plx_node_free(model->context, root);
+    free(text);
+    return status;
+}
+
+/* train.parameters */
+static plx_status choose_parameters(const plx_recipe *recipe, plx_model *model)
+{
+    const unsigned chosen = recipe->parameters;
+    size_t trained = 0;
+    if (chosen == 0) return PLX_OK;
+    for (size_t i = 0; i < model->param_count; i++)
+        model->params[i]->trainable = (chosen & PLX_TRAIN_ADAPTER) != 0 && strstr(model->params[i]->name, ".lora_") != NULL;
+    if ((chosen & PLX_TRAIN_NEW) != 0) PLX_TRY(mark_new(model));
+    for (size_t i = 0; i < model->param_count; i++) trained += model->params[i]->trainable;
+    if (trained == 0)
+        return plx_fail(recipe->context, PLX_ERROR_VALUE,
+                        "%s: train.parameters: the model has nothing new: all its layers are those of %s",
+                        recipe->path, plx_mixers[0]->name);
+    return PLX_OK;
+}
+
+static plx_status freeze(const plx_recipe *recipe, plx_model *model)
+{
+    const plx_node *list = recipe->freeze;
+    if (list == NULL) return PLX_OK;
+    const plx_node *first = list->kind == PLX_NODE_LIST ? list->child : list;
+    for (const plx_node *item = first; item != NULL; item = list->kind == PLX_NODE_LIST ? item->next : NULL) {
+        plx_status status = plx_model_set_trainable(model, item->text, false);
+        if (status != PLX_OK) {
+            return plx_fail_prefix(recipe->context, status, "%s:%d: train.freeze", recipe->path, item->line);
+        }
+    }
+    return PLX_OK;
+}
+
+/* The recipe's model with the weights of the one that it begins with. */
+static plx_status begin_from(const plx_recipe *recipe, const plx_model_options *options, plx_model **model)
+{
+    plx_model_options stored = *options;
+    plx_model *old = NULL;
+    stored.weights = recipe->weights;
+    PLX_TRY(plx_model_load(recipe->context, recipe->from, &stored, &old));
+    json_t *config = json_loads(recipe->config_text, 0, NULL);
+    plx_status status = plx_model_rebuild(old, config, recipe->seed, model);
+    json_decref(config);
+    plx_model_free(old);
+    return status;
+}
+
+plx_status plx_recipe_model(const plx_recipe *recipe, bool saved, plx_model **model)
+{
+    plx_model_options options = {.seed = recipe->seed, .type = PLX_F32};
+    if (recipe->from != NULL && (!saved || recipe->weights != PLX_WEIGHTS_TYPE)) /* held so also when going on */
+        PLX_TRY(begin_from(recipe, &options, model));
+    else
+        PLX_TRY(plx_model_create(recipe->context, recipe->config_text, &options, model));
+    if (recipe->data.tokenizer[0] != '\0' && strcmp(recipe->data.tokenizer, "bytes") != 0)
+        PLX_TRY(plx_model_set_tokenizer(*model, recipe->data.tokenizer));
+    PLX_TRY(choose_parameters(recipe, *model));
+    return freeze(recipe, *model);
+}
