@@ -281,9 +281,12 @@ void *plx_kernel_scratch(plx_context *context, size_t bytes);
 #define PLX_TILES_DECLARE(f)                                          \
     plx_status f##_amx(plx_context *context, const void *arguments);  \
     plx_status f##_emulated(plx_context *context, const void *arguments);
+#define PLX_TERMS_EMULATED(f, accepts) {"emulated_f32", PLX_LEVEL_PORTABLE, accepts, f##_emulated},
 #if defined(__x86_64__)
+#define PLX_TERMS_KERNEL(f, accepts) {"amx_f32", PLX_LEVEL_AMX, accepts, f##_amx},
 #define PLX_TILES_KERNEL(f, accepts) {"amx", PLX_LEVEL_AMX, accepts, f##_amx},
 #else
+#define PLX_TERMS_KERNEL(f, accepts)
 #define PLX_TILES_KERNEL(f, accepts)
 #endif
 #define PLX_TILES_EMULATED(f, accepts) {"emulated", PLX_LEVEL_PORTABLE, accepts, f##_emulated},
