@@ -6,8 +6,8 @@
 # make fuzz       60 seconds (FUZZ_SECONDS) of libFuzzer for each parser
 # make clang      the whole build with clang, warnings as errors
 # make bench      every operation's speed and error (plexus bench), and build/bench.html
-# make bench-peers  PyTorch beside Plexus, in a virtual environment of its own (PEERS_PYTHON=: one that has torch),
-#                 into docs/results/peers.md
+# make bench-peers  PyTorch beside Plexus, in a virtual environment of its own (PEERS_PYTHON=: one that has torch and
+#                 transformers), into docs/results/peers.md: six minutes (ROWS=PATTERN: some rows again)
 # make deps       install the packages that the others need
 # make install    PREFIX=/usr/local
 CC = gcc
@@ -91,10 +91,10 @@ PEERS_PYTHON = $(BUILD)/peers/bin/python
 $(BUILD)/peers/bin/python:
 	@rm -rf $(BUILD)/peers.part
 	python3 -m venv $(BUILD)/peers.part
-	$(BUILD)/peers.part/bin/pip install torch numpy
+	$(BUILD)/peers.part/bin/pip install torch numpy transformers
 	mv $(BUILD)/peers.part $(BUILD)/peers
 bench-peers: all $(PEERS_PYTHON)
-	$(PEERS_PYTHON) bench/peers/run.py $(BUILD)/plexus --save $(BUILD)/peers.json --page docs/results/peers.md
+	$(PEERS_PYTHON) bench/peers/run.py $(BUILD)/plexus --rows "$(ROWS)" --save $(BUILD)/peers.json --page docs/results/peers.md
 
 # The tests again, with every address and undefined operation checked.
 sanitize:

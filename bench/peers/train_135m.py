@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Full fine-tuning of a model of SmolLM2-135M's shape: Plexus against transformers' LlamaForCausalLM with AdamW.
 
-    venv/bin/pip install torch transformers
     venv/bin/python bench/peers/train_135m.py build/plexus [--kinds f32,bf16] [--rounds 2] [--steps 3]
+
+Rows of `make bench-peers` are of this; alone it shows each step, and takes other sizes.
 
 Both take steps on batches of the same size (tokens are random: the work does not depend on them), clip the gradient's norm
 and update all 134.5 million weights, in turns on the same threads. A figure is the best step of all rounds. Kinds: f32
@@ -16,7 +17,10 @@ import tempfile
 import time
 
 import torch
+import transformers
 from transformers import LlamaConfig, LlamaForCausalLM
+
+transformers.utils.logging.disable_progress_bar()
 
 SHAPE = dict(vocab_size=49152, hidden_size=576, intermediate_size=1536, num_attention_heads=9, num_key_value_heads=3,
              tie_word_embeddings=True, rope_theta=100000.0)
@@ -103,4 +107,5 @@ def measure(args, base):
               f"{min(theirs):.2f} to {max(theirs):.2f} s)", flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

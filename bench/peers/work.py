@@ -43,8 +43,8 @@ def nexus(H, T, d):
     return pair([torch.randn(1, H, T, d) for _ in range(7)], forward)
 
 
-def simplicial_forward(w1, w2, chunk=32):
-    """2-simplicial attention by matrix products over windows that unfold() lays out, a chunk of queries at a time."""
+def simplicial_forward(w1, w2, chunk):
+    """2-simplicial attention by matrix products over windows that unfold() lays out, a chunk of queries at a time (0: all)."""
     def windows(x, w, a, b):  # [H, T, d] -> [H, b - a, w, d], the w tokens that end at each of a .. b-1
         return F.pad(x, (0, 0, w - 1, 0))[:, a:b + w - 1].unfold(1, w, 1).transpose(2, 3)
 
@@ -54,8 +54,8 @@ def simplicial_forward(w1, w2, chunk=32):
         seen1 = t - (w1 - 1) + torch.arange(w1) >= 0
         seen2 = t - (w2 - 1) + torch.arange(w2) >= 0
         outs = []
-        for a in range(0, T, chunk):
-            b = min(a + chunk, T)
+        for a in range(0, T, chunk or T):
+            b = min(a + (chunk or T), T)
             rows = q[:, a:b, None, :] * windows(k2, w2, a, b) * d ** -0.5
             scores = rows @ windows(k, w1, a, b).transpose(2, 3)  # [H, chunk, w2, w1]
             seen = seen2[a:b, :, None] & seen1[a:b, None, :]
@@ -67,8 +67,8 @@ def simplicial_forward(w1, w2, chunk=32):
     return forward
 
 
-def simplicial(H, T, d, w1, w2):
-    return pair([torch.randn(H, T, d) for _ in range(5)], simplicial_forward(w1, w2))
+def simplicial(H, T, d, w1, w2, chunk=32):
+    return pair([torch.randn(H, T, d) for _ in range(5)], simplicial_forward(w1, w2, chunk))
 
 
 class Grassmann(nn.Module):
@@ -125,13 +125,14 @@ def train(B, T, D, ffn, vocab, layers, heads=4):
 
 
 def check():
-    """The chunked form of simplicial attention against its definition."""
+    """Both forms of simplicial attention against its definition."""
     H, T, d, w1, w2 = 2, 40, 8, 17, 5
     q, k, v, k2, v2 = (torch.randn(H, T, d, dtype=torch.float64) for _ in range(5))
-    found = simplicial_forward(w1, w2)(q, k, v, k2, v2)
+    found = [simplicial_forward(w1, w2, chunk)(q, k, v, k2, v2) for chunk in (32, 0)]
     for t in range(T):
         j, m = slice(max(0, t - w1 + 1), t + 1), slice(max(0, t - w2 + 1), t + 1)
         score = torch.einsum("hl,hjl,hkl->hjk", q[:, t], k[:, j], k2[:, m]) * d ** -0.5
         p = score.flatten(1).softmax(-1).view_as(score)
         wanted = torch.einsum("hjk,hjl,hkl->hl", p, v[:, j], v2[:, m])
-        assert torch.allclose(found[:, t], wanted), "simplicial attention is not what it should be"
+        for form in found:
+            assert torch.allclose(form[:, t], wanted), "simplicial attention is not what it should be"

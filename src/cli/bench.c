@@ -171,7 +171,7 @@ int cli_bench(plx_cli *cli, int argc, char **argv)
     {#name, CLI_SIZE, &options.given.name, "N", "size " #name " instead of the default shapes'", 1, 1 << 24},
     const cli_option table[] = {
         {"html", CLI_TEXT, &html, "FILE", "also write a report with a roofline", 0, 0},
-        {"impl", CLI_TEXT, &options.impl, "PATTERN", "only implementations of such names", 0, 0},
+        {"impl", CLI_TEXT, &options.impl, "PATTERN", "only implementations of such names: ref,avx*", 0, 0},
         {"mixer", CLI_TEXT, &options.mixer, "NAME", "of the models of train and generate (the first)", 0, 0},
         {"seconds", CLI_REAL, &options.seconds, "S", "of timing each shape (1)", 0, 3600},
         {"rounds", CLI_SIZE, &options.rounds, "N", "instead of as many as fit into --seconds", 1, 200},

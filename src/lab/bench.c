@@ -212,9 +212,22 @@ static plx_status peak_of(bench *run, plx_level level, double *peak)
     return PLX_OK;
 }
 
+/* Whether one of the patterns of options.impl, between commas, names it. */
 static bool wanted(const bench *run, const char *name)
 {
-    return run->options->impl == NULL || fnmatch(run->options->impl, name, 0) == 0;
+    const char *rest = run->options->impl;
+    bool found = rest == NULL;
+    while (rest != NULL && !found) {
+        char pattern[64];
+        size_t length = strcspn(rest, ",");
+        if (length < sizeof pattern) {
+            memcpy(pattern, rest, length);
+            pattern[length] = '\0';
+            found = fnmatch(pattern, name, 0) == 0;
+        }
+        rest = rest[length] == ',' ? rest + length + 1 : NULL;
+    }
+    return found;
 }
 
 static bool accepts(const plx_kernel *kernel, plx_bench_problem *problem, bool bf16)

@@ -30,7 +30,7 @@ typedef struct plx_bench_result {
 
 typedef struct plx_bench_options {
     const char *pattern;         /* names, as a shell pattern; "matmul" also stands for "matmul.*". NULL: all */
-    const char *impl;            /* pattern of the implementations to run; NULL: all */
+    const char *impl;            /* patterns of the implementations to run, between commas; NULL: all */
     plx_bench_shape given;       /* sizes that take the place of those of the default shapes; 0: as they are */
     size_t rounds;               /* 0: as many as fit into `seconds`, at least 3 */
     double seconds;              /* of timing a shape, all implementations together; 0: 1 */
