@@ -158,14 +158,15 @@ plx_status plx_context_choose_kernel(plx_context *context, const char *op_patter
 #define HUGE_PAGE ((uintptr_t)1 << 21)
 
 /* Asks Linux for pages of 2 MB, which many systems give only where asked: with those of 4 KB a pass over activations
- * spends much of its time on translating addresses. A refusal changes nothing else. */
-static void ask_for_huge_pages(void *memory, size_t bytes)
+ * spends much of its time on translating addresses. Or for small ones, where few bytes of each huge one would be used.
+ * A refusal changes nothing else. */
+static void ask_for_pages(void *memory, size_t bytes, bool huge)
 {
     uintptr_t first = ((uintptr_t)memory + HUGE_PAGE - 1) & -HUGE_PAGE, end = ((uintptr_t)memory + bytes) & -HUGE_PAGE;
-    if (end > first) (void)madvise((void *)first, end - first, MADV_HUGEPAGE);
+    if (end > first) (void)madvise((void *)first, end - first, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 }
 
-void *plx_alloc_uncleared(plx_context *context, size_t bytes)
+static void *alloc_pages(plx_context *context, size_t bytes, bool huge)
 {
     size_t total;
     char *block = NULL;
@@ -175,13 +176,16 @@ void *plx_alloc_uncleared(plx_context *context, size_t bytes)
         plx_fail(context, PLX_ERROR_MEMORY, "no memory left for %zu bytes", bytes);
         return NULL;
     }
-    if (total >= 2 * HUGE_PAGE) ask_for_huge_pages(block, total);
+    if (total >= 2 * HUGE_PAGE) ask_for_pages(block, total, huge);
     uintptr_t first = (uintptr_t)block + sizeof(void *);
     size_t shift = (size_t)(-first & (PLX_ALIGNMENT - 1));
     char *aligned = block + sizeof(void *) + shift;
     memcpy(aligned - sizeof(void *), &block, sizeof(void *));
     return aligned;
 }
+
+void *plx_alloc_uncleared(plx_context *context, size_t bytes) { return alloc_pages(context, bytes, true); }
+void *plx_alloc_sparse(plx_context *context, size_t bytes) { return alloc_pages(context, bytes, false); }
 
 void *plx_alloc(plx_context *context, size_t bytes)
 {

@@ -52,6 +52,9 @@ const char *plx_level_name(plx_level level);
 void *plx_alloc(plx_context *context, size_t bytes);
 /* The same, but with whatever bytes the memory held. */
 void *plx_alloc_uncleared(plx_context *context, size_t bytes);
+/* The same for memory that fills bit by bit, at many places at once and maybe never all: in small pages, so that the
+ * machine gives little more than what has been written. */
+void *plx_alloc_sparse(plx_context *context, size_t bytes);
 /* count * size with the product checked. */
 void *plx_alloc_array(plx_context *context, size_t count, size_t size);
 /* Grows (or makes, when pointer is NULL) to new_bytes, those beyond old_bytes zeroed; the old block stays valid on
@@ -93,7 +96,7 @@ struct plx_device {
     const char *name;
     plx_status (*open)(plx_context *context);
     void (*close)(plx_context *context);
-    plx_status (*alloc)(plx_context *context, size_t bytes, void **memory);
+    plx_status (*alloc)(plx_context *context, size_t bytes, bool sparse, void **memory);
     void (*free)(plx_context *context, void *memory);
     void (*enter)(plx_context *context); /* a kernel is about to run */
     void (*leave)(plx_context *context);
@@ -101,6 +104,7 @@ struct plx_device {
 const plx_device *plx_device_find(const char *name); /* "cpu" or "fenced"; NULL when unknown */
 
 plx_status plx_device_alloc(plx_context *context, size_t bytes, void **memory); /* 64-byte aligned, not cleared */
+plx_status plx_device_alloc_sparse(plx_context *context, size_t bytes, void **memory); /* as plx_alloc_sparse */
 void plx_device_free(plx_context *context, void *memory);
 void plx_device_upload(plx_context *context, void *device, const void *host, size_t bytes);
 void plx_device_download(plx_context *context, void *host, const void *device, size_t bytes);

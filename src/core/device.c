@@ -19,9 +19,9 @@ static plx_status cpu_open(plx_context *context)
 
 static void cpu_nothing(plx_context *context) { (void)context; }
 
-static plx_status cpu_alloc(plx_context *context, size_t bytes, void **memory)
+static plx_status cpu_alloc(plx_context *context, size_t bytes, bool sparse, void **memory)
 {
-    void *made = plx_alloc_uncleared(context, bytes);
+    void *made = (sparse ? plx_alloc_sparse : plx_alloc_uncleared)(context, bytes);
     if (made == NULL) return PLX_ERROR_MEMORY;
     *memory = made;
     return PLX_OK;
@@ -59,8 +59,9 @@ static void fenced_close(plx_context *context)
     context->device_state = NULL;
 }
 
-static plx_status fenced_alloc(plx_context *context, size_t bytes, void **memory)
+static plx_status fenced_alloc(plx_context *context, size_t bytes, bool sparse, void **memory)
 {
+    (void)sparse; /* a mapping of its own is in small pages anyway */
     plx_fenced *fenced = context->device_state;
     if (bytes > SIZE_MAX / 2) return plx_fail(context, PLX_ERROR_MEMORY, "no memory left for %zu bytes", bytes);
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
@@ -129,7 +130,12 @@ const plx_device *plx_device_find(const char *name)
 
 plx_status plx_device_alloc(plx_context *context, size_t bytes, void **memory)
 {
-    return context->device->alloc(context, bytes, memory);
+    return context->device->alloc(context, bytes, false, memory);
+}
+
+plx_status plx_device_alloc_sparse(plx_context *context, size_t bytes, void **memory)
+{
+    return context->device->alloc(context, bytes, true, memory);
 }
 
 void plx_device_free(plx_context *context, void *memory)

@@ -77,7 +77,7 @@ plx_status plx_state_create(plx_session *session)
                         "the state of %zu slots of %zu tokens takes %.1f MB, but only %.1f MB are free", session->slots,
                         session->capacity, (double)total * 1e-6, (double)available * 1e-6);
     if (total == 0) return PLX_OK;
-    PLX_TRY(plx_device_alloc(context, total, &session->state));
+    PLX_TRY(plx_device_alloc_sparse(context, total, &session->state));
     if (context->poison) plx_device_fill(context, session->state, 0xFF, total);
     char *next = session->state;
     for (size_t i = 0; i < session->part_count; i++) {
