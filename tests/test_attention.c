@@ -132,6 +132,60 @@ static problem backward_problem(void)
     return p;
 }
 
+/* Of a's f32 numbers against `exact`, normwise; absolute where that is 0. */
+static double error_of(const array *a, const double *exact)
+{
+    double error = 0, norm = 0;
+    for (size_t i = 0; i < a->count; i++) {
+        error += (a->single[i] - exact[i]) * (a->single[i] - exact[i]);
+        norm += exact[i] * exact[i];
+    }
+    return norm > 0 ? sqrt(error / norm) : sqrt(error);
+}
+
+/* Takes that kernel for all of attention's operations. */
+static plx_context *context_with(const char *kernel, int threads)
+{
+    plx_context *context;
+    plx_context_options options = {.threads = threads};
+    expect_ok(plain, plx_context_create(&options, &context));
+    expect_ok(context, plx_context_choose_kernel(context, "attention.*", kernel));
+    return context;
+}
+
+/* f32 by tiles, which no level's context takes by itself. "amx_f32" is the best that there is where no tiles are. */
+static const char *const terms_kernels[] = {"emulated_f32", "amx_f32"};
+
+/* As check, with the kernels above as well. */
+static void check_all(problem *p)
+{
+    for (int i = 0; i < 2; i++) {
+        float *first[3] = {0};
+        for (int threads = 1; threads <= 3; threads += 2) {
+            plx_context *context = context_with(terms_kernels[i], threads);
+            run(plain, p, PLX_F64);
+            run(context, p, PLX_F32);
+            plx_context_free(context);
+            for (int j = 0; j < 3 && p->outputs[j]; j++) {
+                const array *a = &p->arrays[p->outputs[j] - 1];
+                double error = error_of(a, a->twice);
+                if (!(error <= p->tolerance))
+                    fail_msg("%s by %s, output %d: error %.3g above %.3g (T %zu d %zu window %zu H %zu G %d)",
+                             p->op->name, terms_kernels[i], j, error, p->tolerance, p->dims[0], p->dims[1], p->dims[2],
+                             p->dims[3], p->flags);
+                if (threads == 1) {
+                    first[j] = malloc(a->count * sizeof *a->single);
+                    memcpy(first[j], a->single, a->count * sizeof *a->single);
+                }
+                assert_memory_equal(first[j], a->single, a->count * sizeof *a->single);
+                fill_nan(p, p->outputs[j] - 1);
+            }
+        }
+        for (int j = 0; j < 3; j++) free(first[j]);
+    }
+    check(p);
+}
+
 /* B, T, heads, kv heads, width, window, tokens a document */
 static const size_t shapes[][7] = {
     {1, 1, 1, 1, 1, 0, 0},      {2, 1, 4, 2, 6, 0, 0},      {1, 15, 2, 2, 6, 0, 0},
@@ -149,7 +203,7 @@ static void fast_forward_agrees_with_the_reference(void **state)
         const size_t *s = shapes[i];
         set_shape(s[0], s[1], s[2], s[3], s[4], s[5], s[6]);
         problem p = forward_problem();
-        check(&p);
+        check_all(&p);
     }
 }
 
@@ -160,7 +214,7 @@ static void fast_backward_agrees_with_the_reference(void **state)
         const size_t *s = shapes[i];
         set_shape(s[0], s[1], s[2], s[3], s[4], s[5], s[6]);
         problem p = backward_problem();
-        check(&p);
+        check_all(&p);
     }
 }
 
@@ -196,7 +250,7 @@ static void fast_steps_agree_with_the_reference(void **state)
             }
             if (!seen) p.arrays[K].single[j] = p.arrays[V].single[j] = NAN;
         }
-        check(&p);
+        check_all(&p);
     }
 }
 
@@ -283,18 +337,26 @@ static void reference_backward_matches_central_differences(void **state)
     }
 }
 
-/* A score that is not a number, or overflows, shows in the output of the queries that see it, and only there. */
+/* A score that is not a number, or overflows, shows in the output of the queries that see it, and only there. An infinite
+ * value stays infinite or becomes none. */
 static void not_a_number_comes_through(void **state)
 {
     (void)state;
     set_shape(1, 40, 1, 1, 16, 0, 0);
-    for (int level = 0; level < LEVELS; level++) {
-        if (contexts[level][0] == NULL) continue;
-        problem p = forward_problem();
-        p.arrays[K].single[20 * 16 + 3] = NAN;
-        run(contexts[level][0], &p, PLX_F32);
-        for (size_t t = 0; t < 40; t++) assert_int_equal(isnan(p.arrays[OUT].single[t * 16]) != 0, t >= 20);
-        release(&p);
+    for (int level = 0; level < LEVELS + 2; level++) {
+        plx_context *context = level < LEVELS ? contexts[level][0] : context_with(terms_kernels[level - LEVELS], 1);
+        if (context == NULL) continue;
+        for (int i = 0; i < 3; i++) {
+            static const float values[] = {NAN, INFINITY, -INFINITY};
+            problem p = forward_problem();
+            p.arrays[i == 0 ? K : V].single[20 * 16 + 3] = values[i];
+            run(context, &p, PLX_F32);
+            for (size_t t = 0; t < 40 && i == 0; t++)
+                assert_int_equal(isnan(p.arrays[OUT].single[t * 16]) != 0, t >= 20);
+            assert_false(isfinite(p.arrays[OUT].single[20 * 16 + 3]));
+            release(&p);
+        }
+        if (level >= LEVELS) plx_context_free(context);
     }
 }
 
@@ -306,7 +368,21 @@ static void large_scores_do_not_overflow(void **state)
     problem p = forward_problem();
     for (size_t i = 0; i < p.arrays[Q].count; i++) set(&p, Q, i, 700 * p.arrays[Q].twice[i]);
     p.tolerance = 1e-2; /* a rounded score of 3000 is off by 1e-4, and by more where two are nearly equal */
-    check(&p);
+    check_all(&p);
+}
+
+/* Logits of some tens: their f32 rounding, 2^-24 of the largest, twice, is what the powers are off by, and not more. */
+static void large_logits_keep_their_precision(void **state)
+{
+    (void)state;
+    static const double scales[] = {10, 60};
+    for (int i = 0; i < 2; i++) {
+        set_shape(1, 130, 2, 1, 64, 0, 70);
+        problem p = forward_problem();
+        for (size_t j = 0; j < p.arrays[Q].count; j++) set(&p, Q, j, scales[i] / 2 * p.arrays[Q].twice[j]);
+        p.tolerance = 2e-6 + 4 * scales[i] * pow(2, -23);
+        check_all(&p);
+    }
 }
 
 static void flops_count_useful_pairs(void **state)
@@ -340,10 +416,10 @@ static void sizes_at_the_edges_agree_with_the_reference(void **state)
         const size_t *s = edges[i];
         set_shape(s[0], s[1], s[2], s[3], s[4], s[5], s[6]);
         problem p = forward_problem();
-        check(&p);
+        check_all(&p);
         p = backward_problem();
         if (s[5] == 1) p.tolerance = 1e-4; /* dq is 0: then the error is absolute, 2e-7 for each of 36,288 numbers */
-        check(&p);
+        check_all(&p);
     }
 }
 
@@ -355,17 +431,6 @@ static double round_to_bf16(double x)
     bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
     memcpy(&f, &bits, sizeof f);
     return f;
-}
-
-/* Of a's f32 numbers against `exact`, normwise. */
-static double error_of(const array *a, const double *exact)
-{
-    double error = 0, norm = 0;
-    for (size_t i = 0; i < a->count; i++) {
-        error += (a->single[i] - exact[i]) * (a->single[i] - exact[i]);
-        norm += exact[i] * exact[i];
-    }
-    return sqrt(error / norm);
 }
 
 static double *copy_of(const double *numbers, size_t count)
@@ -383,16 +448,6 @@ static void exact_backward(problem *p)
     forward.bind = bind_forward;
     run(plain, &forward, PLX_F64);
     run(plain, p, PLX_F64);
-}
-
-/* Takes that kernel for all of attention's operations. */
-static plx_context *context_with(const char *kernel, int threads)
-{
-    plx_context *context;
-    plx_context_options options = {.threads = threads};
-    expect_ok(plain, plx_context_create(&options, &context));
-    expect_ok(context, plx_context_choose_kernel(context, "attention.*", kernel));
-    return context;
 }
 
 /* As check_tiles, of gradients: backward takes up what forward of the same kernel left. */
@@ -503,8 +558,8 @@ static void tiles_cost_no_more_than_rounding(void **state)
 static void tiles_follow_rising_scores(void **state)
 {
     (void)state;
-    static const char *const kernels[] = {"emulated", "amx", "avx512", "avx2", "portable"};
-    for (size_t i = 0; i < 5; i++) {
+    static const char *const kernels[] = {"emulated", "amx", "emulated_f32", "amx_f32", "avx512", "avx2", "portable"};
+    for (size_t i = 0; i < sizeof kernels / sizeof *kernels; i++) {
         set_shape(1, 600, 1, 1, 16, 0, 0);
         problem p = forward_problem();
         for (size_t j = 0; j < p.arrays[Q].count; j++) set(&p, Q, j, 1);
@@ -513,11 +568,11 @@ static void tiles_follow_rising_scores(void **state)
         plx_context *context;
         expect_ok(plain, plx_context_create(NULL, &context));
         expect_ok(context, plx_context_choose_kernel(context, "attention.*", kernels[i]));
-        shape.bf16 = true;
+        shape.bf16 = i < 2;
         run(context, &p, PLX_F32);
-        assert_close(error_of(&p.arrays[OUT], p.arrays[OUT].twice), 0, 5e-3);
+        assert_close(error_of(&p.arrays[OUT], p.arrays[OUT].twice), 0, i < 2 ? 5e-3 : 1e-6);
         for (size_t j = 0; j < p.arrays[LSE].count; j++)
-            assert_close(p.arrays[LSE].single[j], p.arrays[LSE].twice[j], 1e-2);
+            assert_close(p.arrays[LSE].single[j], p.arrays[LSE].twice[j], i < 2 ? 1e-2 : 1e-3);
         plx_context_free(context);
         release(&p);
     }
@@ -533,6 +588,7 @@ int main(void)
         cmocka_unit_test(reference_backward_matches_central_differences),
         cmocka_unit_test(not_a_number_comes_through),
         cmocka_unit_test(large_scores_do_not_overflow),
+        cmocka_unit_test(large_logits_keep_their_precision),
         cmocka_unit_test(flops_count_useful_pairs),
         cmocka_unit_test(sizes_at_the_edges_agree_with_the_reference),
         cmocka_unit_test(tiles_cost_no_more_than_rounding),

@@ -1,9 +1,12 @@
-/* operands.h - what attention's forward and backward with bf16 tiles share:
- * operands made of rows, and powers. */
+/* operands.h - what attention's forward and backward with bf16 tiles share: operands made of rows, products, powers.
+ *
+ * A file that includes it says first of how many terms the operands are (OPERAND_TERMS): 1, numbers rounded to bf16, or
+ * 3, whose sum is the f32 number (terms.h). The terms of an operand are planes, one behind the other. */
 #ifndef PLX_MIXERS_ATTENTION_AMX_OPERANDS_H
 #define PLX_MIXERS_ATTENTION_AMX_OPERANDS_H
 
 #include "kernels/amx/square.h"
+#include "kernels/amx/terms.h"
 #include "kernels/cpu/parts.h"
 #include "mixers/attention/attention_ops.h"
 
@@ -13,9 +16,9 @@
 #define LOG2_E 1.4426950408889634
 enum { TILE = 512 }; /* bf16 numbers of a tile */
 
-/* Numbers of an operand of a strip are STRIP * depth, where depth is d, up to a
- * multiple of 32. */
+/* A plane of a strip's operand has STRIP * depth numbers, where depth is d, up to a multiple of 32. */
 static inline size_t depth_of(size_t d) { return (d + 31) / 32 * 32; }
+static inline size_t strip_numbers(size_t depth) { return OPERAND_TERMS * STRIP * depth; }
 
 /* ---- operands of a strip ---- */
 
@@ -46,47 +49,139 @@ static inline void read_strips(const float *const *rows, size_t heads, size_t d,
                          rows[i] == NULL || c >= d ? vf_set(0.0f) : vf_next(rows[i] + h * d + c, d - c));
 }
 
-/* Tokens as rows of a left operand or columns of a right one, components the
- * depth: tiles [half][depth / 32]. */
+/* As vf_terms, by cutting off, which is shorter: the second term is below 2^-7, the third below 2^-15 of x, and what
+ * the six products leave out when the other operand's terms are rounded, below 2^-22. */
+INLINE void cut_terms(vf x, vf term[TERMS])
+{
+    const vi upper = (vi){0} + (int32_t)0xffff0000;
+    term[TERM_HIGH] = (vf)((vi)x & upper);
+    x -= term[TERM_HIGH];
+    term[TERM_MIDDLE] = (vf)((vi)x & upper);
+    term[TERM_LOW] = x - term[TERM_MIDDLE];
+}
+
+/* Rows for the planes, even[n] and odd[n] as neighbours. round: terms are made by rounding, else by cutting off. */
+INLINE void pair_rows(vf even, vf odd, const bool round, vi row[OPERAND_TERMS])
+{
+    if (OPERAND_TERMS == 1) {
+        row[0] = vf_bf16_pairs(even, odd);
+        return;
+    }
+    vf even_terms[TERMS], odd_terms[TERMS];
+    if (round) {
+        vf_terms(even, even_terms);
+        vf_terms(odd, odd_terms);
+    } else {
+        cut_terms(even, even_terms);
+        cut_terms(odd, odd_terms);
+    }
+    UNROLL for (int i = 0; i < OPERAND_TERMS; i++) row[i] = vf_term_pairs(even_terms[i], odd_terms[i]);
+}
+
+/* The same where the order of the numbers in a row is free: it is `first`, `second` if ROWS_IN_ORDER. */
+#define ROWS_IN_ORDER (OPERAND_TERMS == 1)
+INLINE void free_rows(vf first, vf second, const bool round, vi row[OPERAND_TERMS])
+{
+    if (ROWS_IN_ORDER)
+        vf_store_bf16(&row[0], first, second);
+    else
+        pair_rows(first, second, round, row);
+}
+
+/* 16 rows for each plane become tiles at `to`, a plane's `plane` numbers from the one before. */
+INLINE void put_tiles(vf (*square)[16], const bool turned, size_t plane, uint16_t *to)
+{
+    UNROLL for (int i = 0; i < OPERAND_TERMS; i++)
+    {
+        if (turned) transpose(square[i]);
+        memcpy(to + (size_t)i * plane, square[i], sizeof square[i]);
+    }
+}
+
+/* Tokens as rows of a left operand or columns of a right one, components the depth: tiles [half][depth / 32]. */
 INLINE void pack_tokens(const float *strip, size_t depth, const bool right, uint16_t *to)
 {
     const size_t row = strip_row(depth);
     for (size_t half = 0; half < STRIP; half += 16)
         for (size_t c = 0; c < depth; c += 32, to += TILE) {
             const float *from = strip + half * row + c;
-            vf square[16];
-            UNROLL for (size_t i = 0; i < 16; i++)
-                vf_store_bf16(&square[i], vf_load(from + i * row), vf_load(from + i * row + 16));
-            if (right) transpose(square);
-            memcpy(to, square, sizeof square);
+            vf square[OPERAND_TERMS][16];
+            for (size_t i = 0; i < 16; i++) {
+                vi rows[OPERAND_TERMS];
+                free_rows(vf_load(from + i * row), vf_load(from + i * row + 16), true, rows);
+                UNROLL for (int j = 0; j < OPERAND_TERMS; j++) square[j][i] = (vf)rows[j];
+            }
+            put_tiles(square, right, STRIP * depth, to);
         }
 }
 
-/* Components as rows of a left operand or columns of a right one, tokens the
- * depth: tiles [depth / 16]. Tokens are in order, or in the order 0, 16, 1, 17,
- * ... */
+/* Components as rows of a left operand or columns of a right one, tokens the depth: tiles [depth / 16]. Tokens are in
+ * order, or in the order 0, 16, 1, 17, ... */
 INLINE void pack_components(const float *strip, size_t depth, const bool left, const bool in_order, uint16_t *to)
 {
     const size_t row = strip_row(depth);
     for (size_t c = 0; c < depth; c += 16, to += TILE) {
         const float *from = strip + c;
-        vf square[16];
-        UNROLL for (size_t i = 0; i < 16; i++) square[i] = (vf)vf_bf16_pairs(
-            vf_load(from + (in_order ? 2 * i : i) * row), vf_load(from + (in_order ? 2 * i + 1 : i + 16) * row));
-        if (left) transpose(square);
-        memcpy(to, square, sizeof square);
+        vf square[OPERAND_TERMS][16];
+        for (size_t i = 0; i < 16; i++) {
+            vi rows[OPERAND_TERMS];
+            pair_rows(vf_load(from + (in_order ? 2 * i : i) * row),
+                      vf_load(from + (in_order ? 2 * i + 1 : i + 16) * row), true, rows);
+            UNROLL for (int j = 0; j < OPERAND_TERMS; j++) square[j][i] = (vf)rows[j];
+        }
+        put_tiles(square, left, STRIP * depth, to);
     }
+}
+
+/* ---- products ---- */
+
+typedef struct planes {
+    square_operand first;
+    size_t next; /* numbers from one plane to the next */
+} planes;
+
+/* The products of terms that are taken, of six those that matter; each differs in one operand from the one before. */
+#define PRODUCTS (OPERAND_TERMS == 1 ? 1 : 6)
+static const uint8_t left_terms[] = {TERM_HIGH, TERM_HIGH, TERM_MIDDLE, TERM_MIDDLE, TERM_HIGH, TERM_LOW};
+static const uint8_t right_terms[] = {TERM_LOW, TERM_MIDDLE, TERM_MIDDLE, TERM_HIGH, TERM_HIGH, TERM_HIGH};
+
+/* sums += the number-th product of terms of a step of depth 32; operands that the one before had are in tiles. */
+INLINE void multiply_terms(plx_tiles *tiles, const planes *left, const planes *right, size_t step, size_t number)
+{
+    (void)tiles;
+    const uint16_t *a = left->first.data + step * left->first.step, *b = right->first.data + step * right->first.step;
+    if (OPERAND_TERMS > 1) {
+        a += left_terms[number] * left->next;
+        b += right_terms[number] * right->next;
+    }
+    if (number == 0 || left_terms[number] != left_terms[number - 1]) {
+        plx_tile_load(tiles, 4, a, 64);
+        plx_tile_load(tiles, 5, a + left->first.second, 64);
+    }
+    if (number == 0 || right_terms[number] != right_terms[number - 1]) {
+        plx_tile_load(tiles, 6, b, 64);
+        plx_tile_load(tiles, 7, b + right->first.second, 64);
+    }
+    plx_tile_dot(tiles, 0, 4, 6);
+    plx_tile_dot(tiles, 1, 4, 7);
+    plx_tile_dot(tiles, 2, 5, 6);
+    plx_tile_dot(tiles, 3, 5, 7);
+}
+/* sums += left right, over `steps` of depth 32, from the step-th on. */
+INLINE void multiply(plx_tiles *tiles, const planes left, const planes right, size_t step, size_t steps)
+{
+    for (size_t end = step + steps; step < end; step++)
+        UNROLL for (size_t number = 0; number < PRODUCTS; number++) multiply_terms(tiles, &left, &right, step, number);
 }
 
 /* ---- products ahead ---- */
 
-/* Squares of 32 x 32 whose products are taken a step of depth 32 at a time
- * between vectors' work on earlier ones: the processor does both at once only
- * where their instructions lie close together. */
+/* Squares of 32 x 32 whose products are taken a product of terms of a step of depth 32 at a time between vectors' work
+ * on earlier ones: the processor does both at once only where their instructions lie close together. */
 typedef struct ahead {
     size_t steps, done; /* of each, of all */
     struct {
-        square_operand left, right;
+        planes left, right;
         float *to; /* [32][32] */
     } product[2];
 } ahead;
@@ -96,18 +191,18 @@ INLINE void go_ahead(plx_tiles *tiles, ahead *a, size_t until)
     for (; a->done < until; a->done++) {
         const size_t number = a->done >= a->steps, step = a->done - number * a->steps;
         if (step == 0) square_zero(tiles);
-        square_multiply(tiles, a->product[number].left, a->product[number].right, step, 1);
+        multiply_terms(tiles, &a->product[number].left, &a->product[number].right, step / PRODUCTS, step % PRODUCTS);
         if (step + 1 == a->steps) square_store(tiles, a->product[number].to, STRIP);
     }
 }
 
 /* ---- vectors ---- */
 
-/* 2^x to bf16's precision: a polynomial of degree 3, 7.5e-5 off, where rounding
- * to bf16 is 2e-3 off. */
-INLINE vf short_exp2(vf x)
+/* 2^x to the operands' precision. With one term a polynomial of degree 3, 7.5e-5 off, where rounding to bf16 is 2e-3
+ * off. */
+INLINE vf operand_exp2(vf x)
 {
-#if defined(__AVX512DQ__)
+#if defined(__AVX512DQ__) && OPERAND_TERMS == 1
     vf f = (vf)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
     vf p = vf_set(7.8024523e-2f) * f + vf_set(2.2606716e-1f);
     p = p * f + vf_set(6.9583354e-1f);

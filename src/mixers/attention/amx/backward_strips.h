@@ -1,0 +1,158 @@
+/* backward_strips.h - what backward makes of its inputs first: operands in strips of 32 tokens, and what queries see.
+ */
+#ifndef PLX_MIXERS_ATTENTION_AMX_BACKWARD_STRIPS_H
+#define PLX_MIXERS_ATTENTION_AMX_BACKWARD_STRIPS_H
+
+#include "mixers/attention/amx/operands.h"
+
+#define BLOCK 128 /* queries, keys */
+#define STRIPS (BLOCK / STRIP)
+
+/* Keys that a strip of queries sees: any of them, all of them (if all_begin <
+ * all_end). */
+typedef struct sight {
+    int32_t begin, end, all_begin, all_end;
+} sight;
+
+typedef struct work {
+    const plx_attention_backward_args *a;
+    size_t depth, blocks, strips; /* strips: of whole blocks */
+    size_t parts, chunks;
+    sight *sights;         /* [rows][strips] */
+    int32_t *first, *last; /* [rows][strips * STRIP] */
+    /* [rows and heads][strips][strip_numbers(depth)] */
+    uint16_t *q, *q_turned, *o, *o_turned; /* o: dout */
+    uint16_t *k, *k_rows, *v;
+    float *lse, *delta; /* [rows and heads][strips * STRIP]; lse times log2 e */
+    float *key_sums;    /* [jobs or threads][blocks][2: k, v][depth][BLOCK] */
+    float *query_sums;  /* [chunks, rows, heads] or [threads], of [strips *
+                           STRIP][depth] */
+    char *scratch;
+    size_t scratch_each;
+    float *strip; /* [threads][2][heads together][STRIP * strip_row(depth)] */
+    size_t strip_each;
+} work;
+
+static size_t least(size_t a, size_t b) { return a < b ? a : b; }
+/* Of a head: numbers of an operand, and of sums. */
+static size_t operand_numbers(const work *w) { return w->strips * strip_numbers(w->depth); }
+static size_t head_numbers(const work *w) { return w->strips * STRIP * w->depth; }
+
+/* ---- operands ---- */
+
+/* Some heads of a strip of a row of an array [B,T,heads,d]. */
+typedef struct part {
+    size_t b, strip, head, count;
+} part;
+
+static part part_of(const work *w, size_t heads, size_t index)
+{
+    const size_t together = heads_together(w->a->head_dim), groups = head_groups(heads, w->a->head_dim);
+    part p = {.b = index / groups / w->strips, .strip = index / groups % w->strips, .head = index % groups * together};
+    p.count = least(together, heads - p.head);
+    return p;
+}
+
+/* They, one after the other in `to`; 0 beyond T. */
+static void read_part(const work *w, const part *p, const void *x, size_t heads, float *to)
+{
+    const size_t T = w->a->sequence.length, d = w->a->head_dim;
+    const float *rows[STRIP];
+    for (size_t i = 0; i < STRIP; i++) {
+        size_t t = p->strip * STRIP + i;
+        rows[i] = t < T ? (const float *)x + ((p->b * T + t) * heads + p->head) * d : NULL;
+    }
+    read_strips(rows, p->count, d, w->depth, to);
+}
+
+/* Where the operand of the part's i-th head begins, in strips. */
+static size_t strip_number(const work *w, const part *p, size_t heads, size_t i)
+{
+    return (p->b * heads + p->head + i) * w->strips + p->strip;
+}
+
+static void pack_keys(void *argument, size_t index, int thread)
+{
+    const work *w = argument;
+    const size_t G = w->a->kv_heads, each = strip_floats(w->depth);
+    const part p = part_of(w, G, index);
+    float *strips = w->strip + (size_t)thread * w->strip_each;
+    read_part(w, &p, w->a->k, G, strips);
+    for (size_t i = 0; i < p.count; i++) {
+        const size_t at = strip_number(w, &p, G, i) * strip_numbers(w->depth);
+        pack_tokens(strips + i * each, w->depth, true, w->k + at);
+        pack_components(strips + i * each, w->depth, false, false, w->k_rows + at);
+    }
+    read_part(w, &p, w->a->v, G, strips);
+    for (size_t i = 0; i < p.count; i++)
+        pack_tokens(strips + i * each, w->depth, true, w->v + strip_number(w, &p, G, i) * strip_numbers(w->depth));
+}
+
+/* delta of a strip's queries, dout rounded as in dO V^T, from which it is subtracted. */
+static void find_delta(const float *dout, const float *out, size_t depth, float *delta)
+{
+    for (size_t half = 0; half < STRIP; half += 16) {
+        vf sum[16];
+        for (size_t i = 0; i < 16; i++) {
+            const size_t row = (half + i) * strip_row(depth);
+            sum[i] = vf_set(0.0f);
+            for (size_t c = 0; c < depth; c += 16) {
+                vf change = vf_load(dout + row + c);
+                if (OPERAND_TERMS == 1) change = (vf)(vf_to_bf16(change) << 16);
+                sum[i] += change * vf_load(out + row + c);
+            }
+        }
+        vf_store(delta + half, lane_sums(sum));
+    }
+}
+
+static void pack_queries(void *argument, size_t index, int thread)
+{
+    const work *w = argument;
+    const plx_attention_backward_args *a = w->a;
+    const size_t H = a->heads, T = a->sequence.length, each = strip_floats(w->depth);
+    const part p = part_of(w, H, index);
+    float *strips = w->strip + (size_t)thread * w->strip_each, *out = strips + w->strip_each / 2;
+    read_part(w, &p, a->q, H, strips);
+    for (size_t i = 0; i < p.count; i++) {
+        const size_t at = strip_number(w, &p, H, i) * strip_numbers(w->depth);
+        pack_tokens(strips + i * each, w->depth, false, w->q + at);
+        pack_components(strips + i * each, w->depth, true, true, w->q_turned + at);
+    }
+    read_part(w, &p, a->dout, H, strips);
+    read_part(w, &p, a->out, H, out);
+    for (size_t i = 0; i < p.count; i++) {
+        const size_t number = strip_number(w, &p, H, i), at = number * strip_numbers(w->depth);
+        pack_tokens(strips + i * each, w->depth, false, w->o + at);
+        pack_components(strips + i * each, w->depth, true, true, w->o_turned + at);
+        find_delta(strips + i * each, out + i * each, w->depth, w->delta + number * STRIP);
+        for (size_t t = p.strip * STRIP; t < (p.strip + 1) * STRIP; t++) {
+            float lse = t < T ? ((const float *)a->lse)[(p.b * T + t) * H + p.head + i] : 0.0f;
+            w->lse[number * STRIP + t % STRIP] = (float)(lse * LOG2_E);
+        }
+    }
+}
+
+/* What the queries of a row see. */
+static void find_sights(void *argument, size_t b, int thread)
+{
+    (void)thread;
+    const work *w = argument;
+    const plx_attention_backward_args *a = w->a;
+    for (size_t strip = 0; strip < w->strips; strip++) {
+        sight s = {INT32_MAX, 0, 0, INT32_MAX};
+        for (size_t i = 0; i < STRIP; i++) {
+            size_t t = strip * STRIP + i, at = b * w->strips * STRIP + t;
+            bool is = t < a->sequence.length;
+            w->first[at] = is ? plx_attention_first(&a->sequence, b, t, a->window) : INT32_MAX;
+            w->last[at] = is ? (int32_t)t : -1;
+            if (is && w->first[at] < s.begin) s.begin = w->first[at];
+            if (is && w->last[at] >= s.end) s.end = w->last[at] + 1;
+            if (w->first[at] > s.all_begin) s.all_begin = w->first[at];
+            if (w->last[at] + 1 < s.all_end) s.all_end = w->last[at] + 1;
+        }
+        w->sights[b * w->strips + strip] = s;
+    }
+}
+
+#endif
