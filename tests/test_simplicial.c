@@ -388,6 +388,33 @@ static void test_tiles(void **state)
     check_tiles((sizes){.rows = 2, .length = 150, .heads = 8, .kv_heads = 2, .d = 32, .window2 = 3}, 60, 321);
 }
 
+/* Logits of billions, in forward's steps beyond whole numbers of 32 bits: a lane's largest is still found, though its first
+ * rows lie further below it than such a number reaches. One component that bf16 holds exactly, distinct keys: P is one
+ * pair's. */
+static void test_tiles_beyond_integers(void **state)
+{
+    (void)state;
+    fixture f = make((sizes){.rows = 1, .length = 150, .heads = 1, .kv_heads = 1, .d = 16, .window2 = 1}, 1, 330);
+    double *expected[OUTPUTS];
+    for (size_t i = 0; i < f.count[Q]; i++) {
+        bool counts = i % 16 == 0;
+        f.input[Q][i] = counts ? 65536 : 0;
+        f.input[K][i] = counts ? (double)(i / 16 + (i / 16 < 32 ? 1 : 100)) : 0;
+        f.input[K2][i] = 4;
+    }
+    run(reference, &f, PLX_F64, false);
+    keep(&f, expected);
+    f.bf16 = true;
+    for (int i = 0; i < 2; i++) {
+        if (tiled[i][0] == NULL) continue;
+        run(tiled[i][0], &f, PLX_F32, false);
+        assert_true(relative_error(f.result[OUT], expected[OUT], f.result_count[OUT]) < 0x1p-8); /* v is rounded */
+        assert_true(relative_error(f.result[LSE], expected[LSE], f.result_count[LSE]) < 0x1p-8); /* and X */
+    }
+    drop_kept(expected);
+    drop(&f);
+}
+
 /* Logits of hundreds: maxima move within a lane by far more than f32's range of exponents, and stay right. The error
  * grows with the size of the logits, which f32 rounds. */
 static void test_large_logits(void **state)
@@ -702,6 +729,7 @@ static void test_not_a_number(void **state)
         for (size_t t = 0; t < 40; t++) {
             bool sees = t >= 12 && t < 20;
             for (size_t l = 0; l < 8; l++) assert_int_equal(isnan(f.result[OUT][t * 8 + l]) != 0, sees);
+            for (size_t l = 0; l < 8 && t >= 3 && t < 20; l++) assert_true(isnan(f.result[DV][t * 8 + l]));
         }
         drop(&f);
     }
@@ -806,7 +834,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_definition), cmocka_unit_test(test_differences),  cmocka_unit_test(test_shapes),
-        cmocka_unit_test(test_random_shapes), cmocka_unit_test(test_large_logits), cmocka_unit_test(test_tiles), cmocka_unit_test(test_rotation),
+        cmocka_unit_test(test_random_shapes), cmocka_unit_test(test_large_logits), cmocka_unit_test(test_tiles),
+        cmocka_unit_test(test_tiles_beyond_integers), cmocka_unit_test(test_rotation),
         cmocka_unit_test(test_exact_start), cmocka_unit_test(test_steps),     cmocka_unit_test(test_not_a_number),
         cmocka_unit_test(test_flops),       cmocka_unit_test(test_options),  cmocka_unit_test(test_retrofit),
     };
