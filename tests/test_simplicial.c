@@ -144,6 +144,23 @@ enum { LEVELS = 3 };
 static plx_context *levels[LEVELS][2], *reference; /* with 1 and 3 threads; NULL where the processor lacks the level */
 static const char *const tiled_names[] = {"emulated", "amx"};
 static plx_context *tiled[2][2]; /* take the tile versions where bf16 is allowed */
+static const char *const terms_names[] = {"emulated_f32", "amx_f32"};
+static plx_context *terms[2][2]; /* f32 numbers on tiles */
+
+/* Contexts with 1 and 3 threads that take that version; NULL where the processor lacks what it needs. */
+static void choose(plx_context *with[2], const char *kernel)
+{
+    for (int more = 0; more < 2; more++) {
+        with[more] = test_context(more ? 3 : 1, NULL, NULL);
+        bool amx = strcmp(plx_context_level(with[more]), "amx") == 0;
+        if (strncmp(kernel, "amx", 3) == 0 && !amx) {
+            plx_context_free(with[more]);
+            with[more] = NULL;
+        } else {
+            expect_ok(with[more], plx_context_choose_kernel(with[more], "simplicial.*", kernel));
+        }
+    }
+}
 
 static int setup(void **state)
 {
@@ -155,14 +172,10 @@ static int setup(void **state)
             plx_context_free(levels[i][more]);
             levels[i][more] = NULL;
         }
-    for (int i = 0; i < 2; i++)
-        for (int more = 0; more < 2; more++) {
-            tiled[i][more] = test_context(more ? 3 : 1, NULL, NULL);
-            bool amx = strcmp(plx_context_level(tiled[i][more]), "amx") == 0;
-            if (i == 0 ? plx_context_choose_kernel(tiled[i][more], "simplicial.*", "emulated") == PLX_OK : amx) continue;
-            plx_context_free(tiled[i][more]);
-            tiled[i][more] = NULL;
-        }
+    for (int i = 0; i < 2; i++) {
+        choose(tiled[i], tiled_names[i]);
+        choose(terms[i], terms_names[i]);
+    }
     reference = test_context(2, NULL, NULL);
     return plx_context_choose_kernel(reference, "simplicial.*", "ref") != PLX_OK;
 }
@@ -173,7 +186,10 @@ static int teardown(void **state)
     for (int i = 0; i < LEVELS; i++)
         for (int more = 0; more < 2; more++) plx_context_free(levels[i][more]);
     for (int i = 0; i < 2; i++)
-        for (int more = 0; more < 2; more++) plx_context_free(tiled[i][more]);
+        for (int more = 0; more < 2; more++) {
+            plx_context_free(tiled[i][more]);
+            plx_context_free(terms[i][more]);
+        }
     plx_context_free(reference);
     return 0;
 }
@@ -189,12 +205,13 @@ static void check_fast(sizes s, double size, double forward, double backward, ui
         for (size_t n = 0; n < f.result_count[i]; n++) assert_true(isfinite(expected[i][n]));
     run(reference, &f, PLX_F32, true);
     compare(&f, expected, forward, backward, "ref");
-    for (int i = 0; i < LEVELS; i++) {
-        if (levels[i][0] == NULL) continue;
-        run(levels[i][0], &f, PLX_F32, true);
-        compare(&f, expected, forward, backward, level_names[i]);
+    for (int i = 0; i < LEVELS + 2; i++) {
+        plx_context *const *with = i < LEVELS ? levels[i] : terms[i - LEVELS];
+        if (with[0] == NULL) continue;
+        run(with[0], &f, PLX_F32, true);
+        compare(&f, expected, forward, backward, i < LEVELS ? level_names[i] : terms_names[i - LEVELS]);
         keep(&f, once);
-        run(levels[i][1], &f, PLX_F32, true);
+        run(with[1], &f, PLX_F32, true);
         for (int o = 0; o < OUTPUTS; o++)
             assert_memory_equal(once[o], f.result[o], f.result_count[o] * sizeof(double));
         drop_kept(once);

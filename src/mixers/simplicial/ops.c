@@ -5,6 +5,8 @@ PLX_CPU_DECLARE(plx_simplicial_forward)
 PLX_CPU_DECLARE(plx_simplicial_backward)
 PLX_TILES_DECLARE(plx_simplicial_forward)
 PLX_TILES_DECLARE(plx_simplicial_backward)
+PLX_TILES_DECLARE(plx_simplicial_forward_terms)
+PLX_TILES_DECLARE(plx_simplicial_backward_terms)
 
 /* Visible (j,k) pairs of all queries and heads, one document a row. */
 static double pairs(const plx_simplicial_problem *p)
@@ -51,15 +53,19 @@ static bool tiles_backward(const void *arguments)
 
 static const plx_kernel forward_kernels[] = {
     PLX_TILES_KERNEL(plx_simplicial_forward, tiles_forward)
+    PLX_TERMS_KERNEL(plx_simplicial_forward_terms, accepts_forward)
     PLX_CPU_KERNELS(plx_simplicial_forward, accepts_forward)
     PLX_TILES_EMULATED(plx_simplicial_forward, tiles_forward)
+    PLX_TERMS_EMULATED(plx_simplicial_forward_terms, accepts_forward)
     {"ref", PLX_LEVEL_PORTABLE, NULL, plx_simplicial_forward_ref},
     {0},
 };
 static const plx_kernel backward_kernels[] = {
     PLX_TILES_KERNEL(plx_simplicial_backward, tiles_backward)
+    PLX_TERMS_KERNEL(plx_simplicial_backward_terms, accepts_backward)
     PLX_CPU_KERNELS(plx_simplicial_backward, accepts_backward)
     PLX_TILES_EMULATED(plx_simplicial_backward, tiles_backward)
+    PLX_TERMS_EMULATED(plx_simplicial_backward_terms, accepts_backward)
     {"ref", PLX_LEVEL_PORTABLE, NULL, plx_simplicial_backward_ref},
     {0},
 };

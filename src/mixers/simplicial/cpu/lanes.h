@@ -15,6 +15,9 @@
 #ifndef LANES
 #define LANES 64
 #endif
+#ifndef WIDTH_STEP
+#define WIDTH_STEP PLX_VW
+#endif
 #define ROWS_MOST 96 /* of j in a tile */
 #define LOG2_E 1.4426950408889634
 #define LN_2 0.69314718055994531
@@ -26,7 +29,7 @@ typedef struct chunk {
     size_t query, query_end;      /* t of the row */
     int64_t base1, base2;         /* first token of the panels of k and v, of k2 and v2 */
     size_t count1, count2;        /* their tokens */
-    size_t d, width;              /* components; rounded up to whole vectors */
+    size_t d, width;              /* components; rounded up to whole vectors (steps of tiles) */
     size_t row2;                  /* stride of the turned panels */
     float *k, *v;                 /* [count1, width], zero beyond d */
     float *k2, *v2;               /* [count2, width], with bias */
@@ -56,6 +59,7 @@ typedef struct cursor {
 /* Rows of j in a tile: P, K and V of them and X^T stay in the first-level cache. */
 static inline size_t lanes_rows_most(size_t d) { return d >= 128 ? ROWS_MOST / 2 : ROWS_MOST; }
 static inline size_t lanes_round(size_t count) { return (count + PLX_VW - 1) / PLX_VW * PLX_VW; }
+static inline size_t lanes_width(size_t d) { return (d + WIDTH_STEP - 1) / WIDTH_STEP * WIDTH_STEP; }
 static inline size_t lanes_bytes(size_t bytes) { return (bytes + 63) / 64 * 64; }
 /* Stride of turned panels of `count` tokens: room to read a vector beyond, and no multiple of a large power of two. */
 static inline size_t lanes_stride(size_t count)
@@ -72,11 +76,11 @@ static inline size_t lanes_reach(size_t window, size_t queries, size_t longest)
 static inline size_t lanes_short_floats(const plx_simplicial_problem *p, size_t queries, size_t longest)
 {
     size_t count2 = lanes_reach(p->window2, queries, longest);
-    return 2 * (count2 * lanes_round(p->head_dim) + p->head_dim * lanes_stride(count2)) + PLX_VW;
+    return 2 * (count2 * lanes_width(p->head_dim) + p->head_dim * lanes_stride(count2)) + PLX_VW;
 }
 static inline size_t lanes_long_floats(const plx_simplicial_problem *p, size_t queries, size_t longest)
 {
-    return 2 * lanes_reach(p->window1, queries, longest) * lanes_round(p->head_dim);
+    return 2 * lanes_reach(p->window1, queries, longest) * lanes_width(p->head_dim);
 }
 
 /* In det's cross product, component c of a x b is a[one] b[two] - a[two] b[one]. */
@@ -128,7 +132,7 @@ static inline chunk lanes_chunk(const plx_simplicial_problem *p, size_t b, size_
                .query = query,
                .query_end = query_end,
                .d = p->head_dim,
-               .width = lanes_round(p->head_dim)};
+               .width = lanes_width(p->head_dim)};
     c.base1 = plx_simplicial_first(&p->sequence, b, query, p->window1);
     c.base2 = plx_simplicial_first(&p->sequence, b, query, p->window2);
     int64_t end = plx_simplicial_position(&p->sequence, b, query_end - 1) + 1;

@@ -35,7 +35,7 @@ static inline void add_chunk(void *argument, size_t index, int thread)
     (void)thread;
     const chunk_sums *j = argument;
     const plx_simplicial_problem *p = &j->args->problem;
-    size_t d = p->head_dim, width = lanes_round(d), row = index / j->chunks, own = index % j->chunks;
+    size_t d = p->head_dim, width = lanes_width(d), row = index / j->chunks, own = index % j->chunks;
     size_t end = (own + 1) * j->queries < p->sequence.length ? (own + 1) * j->queries : p->sequence.length;
     for (size_t t = own * j->queries; t < end; t++) {
         size_t at = (row / p->kv_heads * p->sequence.length + t) * p->kv_heads * d + row % p->kv_heads * d;
@@ -61,7 +61,7 @@ static inline size_t partial_floats(const plx_simplicial_problem *p, size_t quer
 {
     size_t length = p->sequence.length;
     return 2 * (lanes_reach(p->window1, queries, length) + more + lanes_reach(p->window2, queries, length)) *
-           lanes_round(p->head_dim);
+           lanes_width(p->head_dim);
 }
 
 /* How many chunks, by shape alone. */
