@@ -8,7 +8,7 @@
 static bool usable(const plx_context *context, const plx_kernel *kernel, const void *arguments)
 {
     if (kernel->level > context->level) return false;
-    if (arguments == NULL) return kernel->level != PLX_LEVEL_AMX; /* tiles are for problems that allow bf16 */
+    if (arguments == NULL) return strcmp(kernel->name, "amx") != 0; /* it is for problems that allow bf16 */
     return kernel->accepts == NULL || kernel->accepts(arguments);
 }
 

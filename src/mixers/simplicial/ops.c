@@ -51,9 +51,25 @@ static bool tiles_backward(const void *arguments)
     return accepts_backward(arguments) && ((const plx_simplicial_backward_args *)arguments)->problem.bf16;
 }
 
+/* Whether f32 numbers as three terms on tiles are worth making: each token's, for all lanes that see it, each lane's for
+ * all rows. Measured; a matter of speed alone. */
+static bool terms_pay(const plx_simplicial_problem *p)
+{
+    size_t reach = p->window1 == 0 || p->window1 > p->sequence.length ? p->sequence.length : p->window1;
+    return p->head_dim >= 48 && reach >= 256 && p->window2 >= 8;
+}
+static bool terms_forward(const void *arguments)
+{
+    return accepts_forward(arguments) && terms_pay(&((const plx_simplicial_forward_args *)arguments)->problem);
+}
+static bool terms_backward(const void *arguments)
+{
+    return accepts_backward(arguments) && terms_pay(&((const plx_simplicial_backward_args *)arguments)->problem);
+}
+
 static const plx_kernel forward_kernels[] = {
     PLX_TILES_KERNEL(plx_simplicial_forward, tiles_forward)
-    PLX_TERMS_KERNEL(plx_simplicial_forward_terms, accepts_forward)
+    PLX_TERMS_KERNEL(plx_simplicial_forward_terms, terms_forward)
     PLX_CPU_KERNELS(plx_simplicial_forward, accepts_forward)
     PLX_TILES_EMULATED(plx_simplicial_forward, tiles_forward)
     PLX_TERMS_EMULATED(plx_simplicial_forward_terms, accepts_forward)
@@ -62,7 +78,7 @@ static const plx_kernel forward_kernels[] = {
 };
 static const plx_kernel backward_kernels[] = {
     PLX_TILES_KERNEL(plx_simplicial_backward, tiles_backward)
-    PLX_TERMS_KERNEL(plx_simplicial_backward_terms, accepts_backward)
+    PLX_TERMS_KERNEL(plx_simplicial_backward_terms, terms_backward)
     PLX_CPU_KERNELS(plx_simplicial_backward, accepts_backward)
     PLX_TILES_EMULATED(plx_simplicial_backward, tiles_backward)
     PLX_TERMS_EMULATED(plx_simplicial_backward_terms, accepts_backward)
