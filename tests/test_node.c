@@ -426,8 +426,8 @@ static void test_unknown_keys(void **state)
         {"setps: 2\n", "r.yaml:1: unknown key 'setps' in train; did you mean 'steps'?"},
         {"warmup: 2\n", "r.yaml:1: unknown key 'warmup' in train; did you mean 'warmup_steps'?"},
         {"batchsize: 2\n", "r.yaml:1: unknown key 'batchsize' in train; did you mean 'batch_size'?"},
-        {"qqqqqqqqqqqq: 2\n", "r.yaml:1: unknown key 'qqqqqqqqqqqq' in train; the nearest known key is '"},
-        {"<<: 2\n", "r.yaml:1: unknown key '<<' in train; the nearest known key is '"},
+        {"qqqqqqqqqqqq: 2\n", "r.yaml:1: unknown key 'qqqqqqqqqqqq' in train; known are steps, "},
+        {"<<: 2\n", "r.yaml:1: unknown key '<<' in train; known are steps, "},
         {"'': 2\n", "r.yaml:1: unknown key '' in train"},
     };
     plx_keys keys;

@@ -13,6 +13,7 @@ typedef struct view {
     char op[64], shape[128];  /* of the last line */
     double begun, drawn;      /* seconds */
     int failed;               /* exit status of the output */
+    size_t shown;             /* results */
     plx_bench_report *report; /* or NULL */
     plx_status status;        /* of adding to it */
 } view;
@@ -87,6 +88,7 @@ static void print_row(view *show, const plx_bench_result *r)
 static void show_result(void *user, const plx_bench_result *result)
 {
     view *show = user;
+    show->shown++;
     wipe(show->cli);
     if (show->report != NULL && show->status == PLX_OK) show->status = plx_bench_report_add(show->report, result);
     if (show->cli->json)
@@ -155,6 +157,9 @@ static int measure(plx_cli *cli, plx_bench_options *options, const char *html, c
     wipe(cli);
     cli->progress = NULL;
     if (status != PLX_OK) return cli_fail(cli, status);
+    if (show.shown == 0)
+        return cli_usage_error("bench", "bench: no implementation here is named %s; without --impl all are shown",
+                               options->impl);
     if (wrong > 0) {
         cli_flush(cli);
         return cli_error("%zu result%s wrong: no speed is shown for %s", wrong, wrong == 1 ? " is" : "s are",

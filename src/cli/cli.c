@@ -256,19 +256,27 @@ void cli_print_shared_options(FILE *out)
         print_option(out, shared_help[i].name, shared_help[i].argument, shared_help[i].help);
 }
 
-static void print_command_help(const char *command, const cli_option *options)
+typedef struct command_row {
+    const char *name, *arguments, *help;
+} command_row;
+
+static const command_row *find_row(const char *command)
 {
-    static const struct {
-        const char *name, *arguments, *help;
-    } rows[] = {
+    static const command_row rows[] = {
 #define HELP_ROW(name, arguments, help) {#name, arguments, help},
         CLI_COMMANDS(HELP_ROW)
 #undef HELP_ROW
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
-        if (strcmp(rows[i].name, command) == 0)
-            printf("usage: plexus %s %s%s[OPTION]...\n%s\n\n", command, rows[i].arguments,
-                   *rows[i].arguments ? " " : "", rows[i].help);
+        if (strcmp(rows[i].name, command) == 0) return &rows[i];
+    return NULL;
+}
+
+static void print_command_help(const char *command, const cli_option *options)
+{
+    const command_row *row = find_row(command);
+    if (row != NULL)
+        printf("usage: plexus %s %s%s[OPTION]...\n%s\n\n", command, row->arguments, *row->arguments ? " " : "", row->help);
     for (; options->name; options++) print_option(stdout, options->name, options->argument, options->help);
     cli_print_shared_options(stdout);
 }
@@ -461,9 +469,11 @@ int cli_parse(plx_cli *cli, const char *command, const cli_option *options, int 
         int go_on = store(command, option, value);
         if (go_on != CLI_GO_ON) return go_on;
     }
-    if (cli->argument_count < least)
-        return cli_usage_error(command, "%s: %d argument%s wanted, %d given", command, least, least == 1 ? "" : "s",
-                               cli->argument_count);
+    if (cli->argument_count < least) {
+        const command_row *row = find_row(command);
+        return cli_usage_error(command, "%s: too few arguments; it is plexus %s %s", command, command,
+                               row != NULL ? row->arguments : "");
+    }
     if (most >= 0 && cli->argument_count > most)
         return cli_usage_error(command, "%s: unexpected argument '%s'", command, cli->arguments[most]);
     return open_context(cli, command);

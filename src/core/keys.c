@@ -232,9 +232,15 @@ static plx_status fail_unknown(plx_keys *keys, const plx_node *node)
     const char *in = has_section(keys) ? " in " : "", *section = has_section(keys) ? keys->section : "";
     if (nearest == NULL)
         return plx_fail(keys->context, PLX_ERROR_VALUE, "%sunknown key '%.80s'%s%s", place, node->key, in, section);
-    bool near = 2 * (size_t)least <= strlen(nearest);
-    return plx_fail(keys->context, PLX_ERROR_VALUE, "%sunknown key '%.80s'%s%s; %s '%s'%s", place, node->key, in,
-                    section, near ? "did you mean" : "the nearest known key is", nearest, near ? "?" : "");
+    if (2 * (size_t)least <= strlen(nearest))
+        return plx_fail(keys->context, PLX_ERROR_VALUE, "%sunknown key '%.80s'%s%s; did you mean '%s'?", place, node->key,
+                        in, section, nearest);
+    char known[320] = "";
+    size_t length = 0;
+    for (int i = 0; i < keys->asked_count && length < sizeof known; i++)
+        length += (size_t)snprintf(known + length, sizeof known - length, "%s%s", i > 0 ? ", " : "", keys->asked[i]);
+    return plx_fail(keys->context, PLX_ERROR_VALUE, "%sunknown key '%.80s'%s%s; known are %s%s", place, node->key, in,
+                    section, known, length < sizeof known ? "" : "..");
 }
 
 plx_status plx_keys_close(plx_keys *keys)

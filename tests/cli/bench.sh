@@ -23,6 +23,7 @@ expect "a table names how flops are counted" 0 'flops are 4 d a visible pair' "$
 expect "one implementation" 0 'portable' "$plexus" bench rope --impl portable "${tiny[@]}"
 "$plexus" bench rope --impl 'ref,port*' --json "${tiny[@]}" >two.json 2>err
 check "several implementations" test "$(sed 's/.*"impl":"\([a-z]*\)".*/\1/' two.json | sort -u | tr '\n' ' ')" = "portable ref "
+expect "an implementation that there is not" 2 'named zzz' "$plexus" bench rope --impl zzz "${tiny[@]}"
 expect "an unknown name, and the nearest" 2 "did you mean 'attention.forward'" "$plexus" bench atention.forward
 expect "another mixer in the models" 0 'tokens/s' "$plexus" bench train.step --mixer grassmann "${tiny[@]}"
 expect "a mixer that there is not" 1 "no mixer 'x'" "$plexus" bench train.step --mixer x
