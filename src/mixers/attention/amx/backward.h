@@ -1,8 +1,8 @@
 /* backward.h - gradients of attention with bf16 tiles.
  *
- * First q, dout, k and v are made into operands, once, in strips of 32 tokens (backward_strips.h). Then a job goes
- * through the blocks of keys of one row and key/value head, and for each block through the query heads and the blocks
- * of queries that see it:
+ * A job goes through the blocks of keys of one row and key/value head, as many at a time as stay near, and for these
+ * through the query heads and the blocks of queries that see them. Of each it makes operands, in strips of 32 tokens
+ * (backward_strips.h):
  *
  *     S = Q K^T,  dO V^T           32 queries by 32 keys at a time, stored; the next ones are multiplied while the
  *                                  vectors make P = 2^(c S - lse) and dS = P (dO V^T - delta) of these
@@ -22,9 +22,9 @@
 
 #define ENOUGH_JOBS 8
 #define WEIGHTS (BLOCK * BLOCK) /* numbers of a plane of P and dS */
-/* Numbers of k that stay near: with v, their other forms and their sums 14 bytes each, or 26 of three terms, they take
- * half of 2 MB of L2. */
-#define NEAR_KEYS (OPERAND_TERMS == 1 ? 1 << 16 : 1 << 15)
+/* Numbers of k that stay near: with v, their other forms and their sums, 14 bytes each (26 of three terms). Fewer lose
+ * more by making the queries' operands again than by what then comes from beyond 2 MB of L2. */
+#define NEAR_KEYS (1 << 16)
 
 /* ---- a block of queries and a block of keys ---- */
 
@@ -36,6 +36,8 @@ typedef struct desk {
     float *dq, *dk, *dv;
     float scale;
     size_t depth;
+    float *strip;
+    uint16_t *queries, *keys; /* operands: of the block of queries, of the blocks of keys that stay near */
     /* of the blocks in work */
     const uint16_t *q, *q_turned, *o, *o_turned, *k, *k_rows, *v;
     const float *lse, *delta;
@@ -44,8 +46,8 @@ typedef struct desk {
     int64_t key; /* number of the first */
 } desk;
 
-/* Which squares of 32 x 32 a block has: keys begin .. end - 1 of each strip of
- * queries, queries from .. to - 1 of each strip of keys, counted in strips. */
+/* Which squares of 32 x 32 a block has: keys begin .. end - 1 of each strip of queries, queries from .. to - 1 of each
+ * strip of keys, counted in strips. */
 typedef struct squares {
     size_t begin[STRIPS], end[STRIPS], from[STRIPS], to[STRIPS];
     size_t count;
@@ -93,8 +95,7 @@ static void ahead_set(ahead *a, const desk *x, const squares *s, size_t number)
     a->product[1].to = to + STRIP * STRIP;
 }
 
-/* P and dS of a square, in all their forms, while the next one is multiplied.
- */
+/* P and dS of a square, in all their forms, while the next one is multiplied. */
 INLINE void make_weights(plx_tiles *tiles, const desk *x, size_t i, size_t j, const float *s, const bool seen,
                          ahead *next)
 {
@@ -196,8 +197,7 @@ static void take_block(plx_tiles *tiles, const desk *x)
 
 /* ---- results ---- */
 
-/* dq of a block of queries, from sums for each of the chunks, `stride` apart.
- */
+/* dq of a block of queries, from sums for each of the chunks, `stride` apart. */
 static void write_queries(const work *w, size_t head, size_t block, const float *sums, size_t stride)
 {
     const plx_attention_backward_args *a = w->a;
@@ -210,8 +210,7 @@ static void write_queries(const work *w, size_t head, size_t block, const float 
         }
 }
 
-/* dk and dv of a block of keys, from sums for each of the parts, `stride`
- * apart. */
+/* dk and dv of a block of keys, from sums for each of the parts, `stride` apart. */
 static void write_keys(const work *w, size_t head, size_t block, const float *sums, size_t stride)
 {
     const plx_attention_backward_args *a = w->a;
@@ -257,52 +256,74 @@ static void join_queries(void *argument, size_t head, int thread)
 
 /* ---- jobs ---- */
 
-/* The first block of keys of a chunk: all have about the same number of pairs,
- * of which the first keys have most. */
+/* The first block of keys of a chunk: all have about the same number of pairs, of which the first keys have most. */
 static size_t chunk_begin(const work *w, size_t chunk)
 {
     double share = (double)chunk / (double)w->chunks;
     return (size_t)((double)w->blocks * (w->a->window == 0 ? 1 - sqrt(1 - share) : share) + 0.5);
 }
 
-/* The blocks of keys from .. to - 1 and all queries of a head that see them, as many blocks of keys at a time as stay
- * near, so that the queries are read from afar once for all of them. first, last: of the heads that the job takes. */
+/* Whether queries of the strips see keys begin .. end - 1. */
+static bool any_sees(const sight *sights, int64_t begin, int64_t end)
+{
+    for (size_t i = 0; i < STRIPS; i++)
+        if (sights[i].begin < end && sights[i].end > begin) return true;
+    return false;
+}
+
+static void take_queries(plx_tiles *tiles, const work *w, desk *x, size_t begin, size_t end, float *key_sums)
+{
+    const size_t block = BLOCK * w->depth, each = block_numbers(w->depth);
+    x->q = x->queries + BLOCK_Q * each;
+    x->q_turned = x->queries + BLOCK_Q_TURNED * each;
+    x->o = x->queries + BLOCK_DOUT * each;
+    x->o_turned = x->queries + BLOCK_DOUT_TURNED * each;
+    for (size_t keys = begin; keys < end; keys++) {
+        const uint16_t *operands = x->keys + (keys - begin) * KEY_OPERANDS * each;
+        x->key = (int64_t)(keys * BLOCK);
+        x->k = operands + BLOCK_K * each;
+        x->k_rows = operands + BLOCK_K_ROWS * each;
+        x->v = operands + BLOCK_V * each;
+        x->dk = key_sums + keys * 2 * block;
+        x->dv = x->dk + block;
+        take_block(tiles, x);
+    }
+}
+
+/* Blocks of keys that stay near. */
+static size_t near_blocks(const work *w)
+{
+    const size_t count = NEAR_KEYS / (BLOCK * w->depth);
+    return count > 0 ? least(count, w->blocks) : 1;
+}
+
+/* The blocks of keys from .. to - 1 and all queries of a head that see them. first, last: of the heads that the job
+ * takes. */
 static void take_head(plx_tiles *tiles, const work *w, desk *x, size_t b, size_t h, size_t from, size_t to, bool first,
                       bool last, float *query_sums, float *key_sums)
 {
-    const size_t H = w->a->heads, G = w->a->kv_heads, block = BLOCK * w->depth;
-    const size_t key_head = b * G + h / (H / G), head = b * H + h, tokens = w->strips * STRIP;
-    const size_t operands = STRIPS * strip_numbers(w->depth);
-    const size_t near = NEAR_KEYS / block > 0 ? NEAR_KEYS / block : 1;
+    const size_t H = w->a->heads, G = w->a->kv_heads, g = h / (H / G), block = BLOCK * w->depth;
+    const size_t head = b * H + h, tokens = w->strips * STRIP, numbers = KEY_OPERANDS * block_numbers(w->depth);
     for (size_t begin = from, end; begin < to; begin = end) {
-        end = least(begin + near, to);
+        end = least(begin + near_blocks(w), to);
         if (first) memset(key_sums + begin * 2 * block, 0, (end - begin) * 2 * block * sizeof *key_sums);
+        for (size_t keys = begin; keys < end; keys++)
+            pack_keys(w, b, g, keys, x->strip, x->keys + (keys - begin) * numbers);
         for (size_t queries = begin; queries < w->blocks; queries++) {
-            const size_t at = head * operand_numbers(w) + queries * operands, row = head * tokens + queries * BLOCK;
-            x->q = w->q + at;
-            x->o = w->o + at;
-            x->q_turned = w->q_turned + at;
-            x->o_turned = w->o_turned + at;
+            const size_t row = head * tokens + queries * BLOCK;
+            x->sights = w->sights + b * w->strips + queries * STRIPS;
+            if (!any_sees(x->sights, (int64_t)(begin * BLOCK), (int64_t)(end * BLOCK))) continue;
+            pack_queries(w, b, h, queries, x->strip, x->queries);
             x->dq = query_sums + queries * block;
             x->lse = w->lse + row;
             x->delta = w->delta + row;
             x->first = w->first + b * tokens + queries * BLOCK;
             x->last = w->last + b * tokens + queries * BLOCK;
-            x->sights = w->sights + b * w->strips + queries * STRIPS;
-            for (size_t keys = begin; keys < least(queries + 1, end); keys++) {
-                const size_t key_at = key_head * operand_numbers(w) + keys * operands;
-                x->key = (int64_t)(keys * BLOCK);
-                x->k = w->k + key_at;
-                x->v = w->v + key_at;
-                x->k_rows = w->k_rows + key_at;
-                x->dk = key_sums + keys * 2 * block;
-                x->dv = x->dk + block;
-                take_block(tiles, x);
-            }
+            take_queries(tiles, w, x, begin, least(queries + 1, end), key_sums);
             if (w->chunks == 1 && queries < end) write_queries(w, head, queries, query_sums, 0); /* they see no more */
         }
         for (size_t keys = begin; keys < end && last && w->parts == 1; keys++)
-            write_keys(w, key_head, keys, key_sums, 0);
+            write_keys(w, b * G + g, keys, key_sums, 0);
     }
 }
 
@@ -319,6 +340,9 @@ static void backward_job(void *argument, size_t index, int thread)
     x.ds = x.p + OPERAND_TERMS * WEIGHTS;
     x.ds_rows = x.ds + OPERAND_TERMS * WEIGHTS;
     x.s = (float *)(x.ds_rows + OPERAND_TERMS * WEIGHTS);
+    x.queries = (uint16_t *)(x.s + 4 * STRIP * STRIP);
+    x.keys = x.queries + QUERY_OPERANDS * block_numbers(w->depth);
+    x.strip = w->strip + (size_t)thread * w->strip_each;
     unsigned state = flush_denormals();
     plx_tiles registers, *tiles = &registers;
     plx_tiles_begin(tiles);
@@ -342,13 +366,12 @@ static void divide(work *w)
     w->chunks = least((ENOUGH_JOBS + heads * w->parts - 1) / (heads * w->parts), (w->blocks + 1) / 2);
 }
 
-/* Lays the memory out from `base` on; returns its bytes. base NULL: only
- * counts. */
+/* Lays the memory out from `base` on; returns its bytes. base NULL: only counts. */
 static size_t lay_out(work *w, size_t threads, char *base)
 {
     const plx_attention_backward_args *a = w->a;
     const size_t rows = a->sequence.rows, heads = rows * a->heads, key_heads = rows * a->kv_heads;
-    const size_t tokens = w->strips * STRIP, each = operand_numbers(w);
+    const size_t tokens = w->strips * STRIP;
     size_t used = 0;
 #define TAKE(member, count)                                                                                            \
     do {                                                                                                               \
@@ -358,18 +381,12 @@ static size_t lay_out(work *w, size_t threads, char *base)
     TAKE(sights, rows * w->strips);
     TAKE(first, rows * tokens);
     TAKE(last, rows * tokens);
-    TAKE(q, heads * each);
-    TAKE(q_turned, heads * each);
-    TAKE(o, heads * each);
-    TAKE(o_turned, heads * each);
-    TAKE(k, key_heads * each);
-    TAKE(k_rows, key_heads * each);
-    TAKE(v, key_heads * each);
     TAKE(lse, heads * tokens);
     TAKE(delta, heads * tokens);
     TAKE(key_sums, (w->parts > 1 ? key_heads * w->parts : threads) * key_floats(w));
     TAKE(query_sums, (w->chunks > 1 ? w->chunks * heads : threads) * head_numbers(w));
-    w->scratch_each = 3 * OPERAND_TERMS * WEIGHTS * sizeof(uint16_t) + 4 * STRIP * STRIP * sizeof(float);
+    w->scratch_each = 3 * OPERAND_TERMS * WEIGHTS * sizeof(uint16_t) + 4 * STRIP * STRIP * sizeof(float) +
+                      (QUERY_OPERANDS + near_blocks(w) * KEY_OPERANDS) * block_numbers(w->depth) * sizeof(uint16_t);
     w->strip_each = 2 * least(heads_together(a->head_dim), a->heads) * strip_floats(w->depth);
     TAKE(scratch, threads * w->scratch_each);
     TAKE(strip, threads * w->strip_each);
@@ -388,8 +405,7 @@ static plx_status attention_backward(plx_context *context, const plx_attention_b
     if (memory == NULL) return PLX_ERROR_MEMORY;
     lay_out(&w, threads, memory);
     plx_parallel_for(context, rows, find_sights, &w);
-    plx_parallel_for(context, rows * w.strips * head_groups(a->kv_heads, a->head_dim), pack_keys, &w);
-    plx_parallel_for(context, rows * w.strips * head_groups(a->heads, a->head_dim), pack_queries, &w);
+    plx_parallel_for(context, rows * w.strips * head_groups(a->heads, a->head_dim), find_deltas, &w);
     plx_parallel_for(context, rows * a->kv_heads * w.parts * w.chunks, backward_job, &w);
     if (w.parts > 1) plx_parallel_for(context, rows * a->kv_heads * w.blocks, join_keys, &w);
     if (w.chunks > 1) plx_parallel_for(context, rows * a->heads, join_queries, &w);

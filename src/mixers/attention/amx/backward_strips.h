@@ -1,4 +1,4 @@
-/* backward_strips.h - what backward makes of its inputs first: operands in strips of 32 tokens, and what queries see.
+/* backward_strips.h - what backward makes of its inputs: operands in strips of 32 tokens, and what queries see.
  */
 #ifndef PLX_MIXERS_ATTENTION_AMX_BACKWARD_STRIPS_H
 #define PLX_MIXERS_ATTENTION_AMX_BACKWARD_STRIPS_H
@@ -8,8 +8,7 @@
 #define BLOCK 128 /* queries, keys */
 #define STRIPS (BLOCK / STRIP)
 
-/* Keys that a strip of queries sees: any of them, all of them (if all_begin <
- * all_end). */
+/* Keys that a strip of queries sees: any of them, all of them (if all_begin < all_end). */
 typedef struct sight {
     int32_t begin, end, all_begin, all_end;
 } sight;
@@ -20,13 +19,10 @@ typedef struct work {
     size_t parts, chunks;
     sight *sights;         /* [rows][strips] */
     int32_t *first, *last; /* [rows][strips * STRIP] */
-    /* [rows and heads][strips][strip_numbers(depth)] */
-    uint16_t *q, *q_turned, *o, *o_turned; /* o: dout */
-    uint16_t *k, *k_rows, *v;
-    float *lse, *delta; /* [rows and heads][strips * STRIP]; lse times log2 e */
-    float *key_sums;    /* [jobs or threads][blocks][2: k, v][depth][BLOCK] */
-    float *query_sums;  /* [chunks, rows, heads] or [threads], of [strips *
-                           STRIP][depth] */
+    float *lse, *delta;    /* [rows and heads][strips * STRIP]; lse times log2 e */
+    float *key_sums;       /* [jobs or threads][blocks][2: k, v][depth][BLOCK] */
+    float *query_sums;     /* [chunks, rows, heads] or [threads], of [strips *
+                              STRIP][depth] */
     char *scratch;
     size_t scratch_each;
     float *strip; /* [threads][2][heads together][STRIP * strip_row(depth)] */
@@ -34,11 +30,10 @@ typedef struct work {
 } work;
 
 static size_t least(size_t a, size_t b) { return a < b ? a : b; }
-/* Of a head: numbers of an operand, and of sums. */
-static size_t operand_numbers(const work *w) { return w->strips * strip_numbers(w->depth); }
+/* Numbers of a head's sums. */
 static size_t head_numbers(const work *w) { return w->strips * STRIP * w->depth; }
 
-/* ---- operands ---- */
+/* ---- strips ---- */
 
 /* Some heads of a strip of a row of an array [B,T,heads,d]. */
 typedef struct part {
@@ -65,29 +60,6 @@ static void read_part(const work *w, const part *p, const void *x, size_t heads,
     read_strips(rows, p->count, d, w->depth, to);
 }
 
-/* Where the operand of the part's i-th head begins, in strips. */
-static size_t strip_number(const work *w, const part *p, size_t heads, size_t i)
-{
-    return (p->b * heads + p->head + i) * w->strips + p->strip;
-}
-
-static void pack_keys(void *argument, size_t index, int thread)
-{
-    const work *w = argument;
-    const size_t G = w->a->kv_heads, each = strip_floats(w->depth);
-    const part p = part_of(w, G, index);
-    float *strips = w->strip + (size_t)thread * w->strip_each;
-    read_part(w, &p, w->a->k, G, strips);
-    for (size_t i = 0; i < p.count; i++) {
-        const size_t at = strip_number(w, &p, G, i) * strip_numbers(w->depth);
-        pack_tokens(strips + i * each, w->depth, true, w->k + at);
-        pack_components(strips + i * each, w->depth, false, false, w->k_rows + at);
-    }
-    read_part(w, &p, w->a->v, G, strips);
-    for (size_t i = 0; i < p.count; i++)
-        pack_tokens(strips + i * each, w->depth, true, w->v + strip_number(w, &p, G, i) * strip_numbers(w->depth));
-}
-
 /* delta of a strip's queries, dout rounded as in dO V^T, from which it is subtracted. */
 static void find_delta(const float *dout, const float *out, size_t depth, float *delta)
 {
@@ -106,30 +78,58 @@ static void find_delta(const float *dout, const float *out, size_t depth, float 
     }
 }
 
-static void pack_queries(void *argument, size_t index, int thread)
+/* lse and delta of some heads of a strip. */
+static void find_deltas(void *argument, size_t index, int thread)
 {
     const work *w = argument;
     const plx_attention_backward_args *a = w->a;
     const size_t H = a->heads, T = a->sequence.length, each = strip_floats(w->depth);
     const part p = part_of(w, H, index);
     float *strips = w->strip + (size_t)thread * w->strip_each, *out = strips + w->strip_each / 2;
-    read_part(w, &p, a->q, H, strips);
-    for (size_t i = 0; i < p.count; i++) {
-        const size_t at = strip_number(w, &p, H, i) * strip_numbers(w->depth);
-        pack_tokens(strips + i * each, w->depth, false, w->q + at);
-        pack_components(strips + i * each, w->depth, true, true, w->q_turned + at);
-    }
     read_part(w, &p, a->dout, H, strips);
     read_part(w, &p, a->out, H, out);
     for (size_t i = 0; i < p.count; i++) {
-        const size_t number = strip_number(w, &p, H, i), at = number * strip_numbers(w->depth);
-        pack_tokens(strips + i * each, w->depth, false, w->o + at);
-        pack_components(strips + i * each, w->depth, true, true, w->o_turned + at);
-        find_delta(strips + i * each, out + i * each, w->depth, w->delta + number * STRIP);
-        for (size_t t = p.strip * STRIP; t < (p.strip + 1) * STRIP; t++) {
-            float lse = t < T ? ((const float *)a->lse)[(p.b * T + t) * H + p.head + i] : 0.0f;
-            w->lse[number * STRIP + t % STRIP] = (float)(lse * LOG2_E);
+        const size_t at = ((p.b * H + p.head + i) * w->strips + p.strip) * STRIP;
+        find_delta(strips + i * each, out + i * each, w->depth, w->delta + at);
+        for (size_t t = 0; t < STRIP; t++) {
+            const size_t token = p.strip * STRIP + t;
+            float lse = token < T ? ((const float *)a->lse)[(p.b * T + token) * H + p.head + i] : 0.0f;
+            w->lse[at + t] = (float)(lse * LOG2_E);
         }
+    }
+}
+
+/* ---- operands of a block, made where they are used: from memory they would come as up to 42 bytes a number ---- */
+
+/* One after the other, block_numbers(depth) each. */
+enum { BLOCK_Q, BLOCK_Q_TURNED, BLOCK_DOUT, BLOCK_DOUT_TURNED, QUERY_OPERANDS };
+enum { BLOCK_K, BLOCK_K_ROWS, BLOCK_V, KEY_OPERANDS };
+static inline size_t block_numbers(size_t depth) { return STRIPS * strip_numbers(depth); }
+
+static void pack_queries(const work *w, size_t b, size_t h, size_t block, float *strip, uint16_t *to)
+{
+    const size_t H = w->a->heads, each = block_numbers(w->depth);
+    for (size_t i = 0; i < STRIPS; i++, to += strip_numbers(w->depth)) {
+        const part p = {b, block * STRIPS + i, h, 1};
+        read_part(w, &p, w->a->q, H, strip);
+        pack_tokens(strip, w->depth, false, to + BLOCK_Q * each);
+        pack_components(strip, w->depth, true, true, to + BLOCK_Q_TURNED * each);
+        read_part(w, &p, w->a->dout, H, strip);
+        pack_tokens(strip, w->depth, false, to + BLOCK_DOUT * each);
+        pack_components(strip, w->depth, true, true, to + BLOCK_DOUT_TURNED * each);
+    }
+}
+
+static void pack_keys(const work *w, size_t b, size_t g, size_t block, float *strip, uint16_t *to)
+{
+    const size_t G = w->a->kv_heads, each = block_numbers(w->depth);
+    for (size_t i = 0; i < STRIPS; i++, to += strip_numbers(w->depth)) {
+        const part p = {b, block * STRIPS + i, g, 1};
+        read_part(w, &p, w->a->k, G, strip);
+        pack_tokens(strip, w->depth, true, to + BLOCK_K * each);
+        pack_components(strip, w->depth, false, false, to + BLOCK_K_ROWS * each);
+        read_part(w, &p, w->a->v, G, strip);
+        pack_tokens(strip, w->depth, true, to + BLOCK_V * each);
     }
 }
 
