@@ -23,12 +23,13 @@
 static const char *const level_names[PLX_LEVEL_COUNT] = {"portable", "avx2", "avx512", "vnni", "amx"};
 
 #if defined(__x86_64__)
-/* Bits 22 (AMX-BF16) and 24 (AMX-TILE) of leaf 7 and bit 5 (AVX512-BF16) of its subleaf 1; then Linux must be asked
+/* Bits 22 (AMX-BF16), 24 (AMX-TILE) and 25 (AMX-INT8) of leaf 7 and bit 5 (AVX512-BF16) of its subleaf 1; then Linux must be asked
  * once a process for the tiles' registers, or the first instruction on them ends the process. */
 static bool tiles_usable(void)
 {
     unsigned a, b, c, d;
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d >> 22 & 1) == 0 || (d >> 24 & 1) == 0) return false;
+    const unsigned tiles = 1u << 22 | 1u << 24 | 1u << 25;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & tiles) != tiles) return false;
     if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || (a >> 5 & 1) == 0) return false;
     const long request_permission = 0x1023, tile_data = 18;
     return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;

@@ -18,6 +18,7 @@ static const struct {
 
 const char *plx_form_name(plx_form form) { return forms[form].name; }
 int plx_form_centre(plx_form form) { return forms[form].centre; }
+bool plx_form_has_minimum(plx_form form) { return forms[form].minimum; }
 
 /* Bytes of a block's scales and minima. */
 static size_t head_bytes(plx_form form)
@@ -117,6 +118,7 @@ bool plx_form_put(plx_form form, const plx_loose_block *block, size_t row, void 
 /* ---- operations ---- */
 
 PLX_CPU_DECLARE(plx_packed_matmul)
+PLX_TILES_DECLARE(plx_packed_matmul)
 plx_status plx_packed_matmul_vnni(plx_context *context, const void *arguments);
 plx_status plx_packed_matmul_ref(plx_context *context, const void *arguments);
 plx_status plx_packed_rows_ref(plx_context *context, const void *arguments);
@@ -124,11 +126,20 @@ plx_status plx_packed_rows_ref(plx_context *context, const void *arguments);
 _Static_assert(offsetof(plx_packed_matmul_args, type) == 0, "accepts_f32 reads the type first");
 static bool accepts_f32(const void *arguments) { return *(const plx_type *)arguments == PLX_F32; }
 
+/* Few rows do not fill tiles: 16 rows cost what one does. */
+static bool accepts_tiles(const void *arguments)
+{
+    const plx_packed_matmul_args *a = arguments;
+    return a->type == PLX_F32 && a->m >= 8;
+}
+
 static const plx_kernel matmul_kernels[] = {
+    PLX_TILES_KERNEL(plx_packed_matmul, accepts_tiles)
 #if defined(__x86_64__)
-    {"vnni", PLX_LEVEL_VNNI, accepts_f32, plx_packed_matmul_vnni},
+        {"vnni", PLX_LEVEL_VNNI, accepts_f32, plx_packed_matmul_vnni},
 #endif
-    PLX_CPU_KERNELS(plx_packed_matmul, accepts_f32){"ref", PLX_LEVEL_PORTABLE, NULL, plx_packed_matmul_ref},
+    PLX_CPU_KERNELS(plx_packed_matmul, accepts_f32)
+        PLX_TILES_EMULATED(plx_packed_matmul, accepts_f32){"ref", PLX_LEVEL_PORTABLE, NULL, plx_packed_matmul_ref},
     {0}};
 static double matmul_flops(const void *arguments)
 {

@@ -44,6 +44,7 @@ typedef enum plx_form {
 
 const char *plx_form_name(plx_form form); /* "Q4_1" */
 int plx_form_centre(plx_form form);
+bool plx_form_has_minimum(plx_form form);
 size_t plx_form_block_bytes(plx_form form); /* of a panel's block: 512 numbers */
 /* Bytes of a matrix; false when they cannot be named. */
 bool plx_form_bytes(plx_form form, size_t rows, size_t columns, size_t *bytes);

@@ -1,14 +1,21 @@
-/* tile.h - bf16 tiles: registers of 16 rows x 64 bytes and the product of two of them (Intel's AMX-BF16).
+/* tile.h - tiles: registers of 16 rows x 64 bytes, and the product of two of them (Intel's AMX-BF16 and AMX-INT8).
  *
  * A file in an amx/ folder is compiled twice: for level "amx" with the instructions, and as "emulated" against the
  * plain C below, which any processor runs, so that the code around the tiles is tested everywhere. vec.h's vf has 16
  * lanes in both. Exported names are made by PLX_CPU(name); list rows by PLX_TILES_KERNEL and PLX_TILES_EMULATED.
  *
- * All eight tiles have 16 rows of 64 bytes: pad with zeros. A thread calls plx_tiles_begin before its first use (in
- * each task: threads come and go) and plx_tiles_end after the last, so that other code does not carry the registers
- * along. A tile of the left operand:   row m holds the 32 bf16 numbers a[m][0..31] A tile of the right operand:  row r
- * holds 16 pairs (b[2r][n], b[2r+1][n]), n = 0..15 plx_tile_dot(t, c, a, b):     c[m][n] += sum over k < 32 of a[m][k]
- * * b[k][n], c in f32 Tile numbers are literals 0..7. */
+ * A thread calls plx_tiles_begin or plx_tiles_begin_whole before its first use (in each task: threads come and go) and
+ * plx_tiles_end after the last, so that other code does not carry the registers along. Tile numbers are literals 0..7.
+ *
+ * plx_tiles_begin: all eight tiles have 16 rows of 64 bytes (pad with zeros). A tile of the left operand: row m holds
+ * the 32 bf16 numbers a[m][0..31]. A tile of the right operand: row r holds 16 pairs (b[2r][n], b[2r+1][n]),
+ * n = 0..15.
+ *     plx_tile_dot(t, c, a, b):         c[m][n] += sum over k < 32 of a[m][k] * b[k][n], c in f32
+ *
+ * plx_tiles_begin_whole, for int8 numbers: tiles 0 to 3 have 16 rows of 64 bytes, sums; 4 and 5, left operands, 16 rows
+ * of 32 bytes, row m the numbers a[m][0..31]; 6 and 7, right operands, 8 rows of 64 bytes, row r 16 times four numbers
+ * b[4r][n] .. b[4r+3][n].
+ *     plx_tile_dot_whole(t, c, a, b):   c[m][n] += sum over k < 32 of a[m][k] * b[k][n], c in int32 */
 #ifndef PLX_KERNELS_AMX_TILE_H
 #define PLX_KERNELS_AMX_TILE_H
 
@@ -21,19 +28,28 @@ typedef struct plx_tiles {
     char unused;
 } plx_tiles;
 
-static inline void plx_tiles_begin(plx_tiles *tiles)
+static inline void plx_tiles_begin_as(bool whole)
 {
-    (void)tiles;
     struct {
         uint8_t palette, start_row, reserved[14];
         uint16_t bytes[16];
         uint8_t rows[16];
     } config = {.palette = 1};
     for (int i = 0; i < 8; i++) {
-        config.bytes[i] = 64;
-        config.rows[i] = 16;
+        config.bytes[i] = whole && (i == 4 || i == 5) ? 32 : 64;
+        config.rows[i] = whole && i > 5 ? 8 : 16;
     }
     __asm__ volatile("ldtilecfg %0" ::"m"(config)); /* gcc 12's intrinsic reads only part of the 64 bytes */
+}
+static inline void plx_tiles_begin(plx_tiles *tiles)
+{
+    (void)tiles;
+    plx_tiles_begin_as(false);
+}
+static inline void plx_tiles_begin_whole(plx_tiles *tiles)
+{
+    (void)tiles;
+    plx_tiles_begin_as(true);
 }
 static inline void plx_tiles_end(plx_tiles *tiles)
 {
@@ -53,23 +69,35 @@ static inline void plx_tiles_end(plx_tiles *tiles)
      }))
 #define plx_tile_dot(tiles, c, a, b)                                                                                   \
     ((void)(tiles), ({ __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c ::); }))
+#define plx_tile_dot_whole(tiles, c, a, b)                                                                             \
+    ((void)(tiles), ({ __asm__ volatile("tdpbssd %%tmm" #b ", %%tmm" #a ", %%tmm" #c ::); }))
 
 #else
 
 typedef struct plx_tiles {
     uint32_t row[8][16][16];
+    bool whole;
 } plx_tiles;
 
 static inline void plx_tiles_begin(plx_tiles *tiles) { memset(tiles, 0, sizeof *tiles); }
+static inline void plx_tiles_begin_whole(plx_tiles *tiles)
+{
+    memset(tiles, 0, sizeof *tiles);
+    tiles->whole = true;
+}
+static inline size_t plx_tile_rows(const plx_tiles *tiles, int c) { return tiles->whole && c > 5 ? 8 : 16; }
+static inline size_t plx_tile_bytes(const plx_tiles *tiles, int c) { return tiles->whole && (c & 6) == 4 ? 32 : 64; }
 static inline void plx_tiles_end(plx_tiles *tiles) { (void)tiles; }
 static inline void plx_tile_zero(plx_tiles *tiles, int c) { memset(tiles->row[c], 0, sizeof tiles->row[c]); }
 static inline void plx_tile_load(plx_tiles *tiles, int c, const void *from, size_t stride)
 {
-    for (size_t m = 0; m < 16; m++) memcpy(tiles->row[c][m], (const char *)from + m * stride, 64);
+    for (size_t m = 0; m < plx_tile_rows(tiles, c); m++)
+        memcpy(tiles->row[c][m], (const char *)from + m * stride, plx_tile_bytes(tiles, c));
 }
 static inline void plx_tile_store(const plx_tiles *tiles, int c, void *to, size_t stride)
 {
-    for (size_t m = 0; m < 16; m++) memcpy((char *)to + m * stride, tiles->row[c][m], 64);
+    for (size_t m = 0; m < plx_tile_rows(tiles, c); m++)
+        memcpy((char *)to + m * stride, tiles->row[c][m], plx_tile_bytes(tiles, c));
 }
 static inline void plx_tile_dot(plx_tiles *tiles, int c, int a, int b)
 {
@@ -82,6 +110,20 @@ static inline void plx_tile_dot(plx_tiles *tiles, int c, int a, int b)
             int32_t left = (int32_t)tiles->row[a][m][r];
             vi even = (vi){0} + (int32_t)((uint32_t)left << 16), odd = (vi){0} + (left & (int32_t)0xffff0000);
             sum += (vf)odd * (vf)(pairs & (int32_t)0xffff0000) + (vf)even * (vf)(pairs << 16);
+        }
+        memcpy(tiles->row[c][m], &sum, sizeof sum);
+    }
+}
+static inline void plx_tile_dot_whole(plx_tiles *tiles, int c, int a, int b)
+{
+    for (size_t m = 0; m < 16; m++) {
+        vi sum;
+        memcpy(&sum, tiles->row[c][m], sizeof sum);
+        for (size_t r = 0; r < 8; r++) {
+            vi fours;
+            memcpy(&fours, tiles->row[b][r], sizeof fours);
+            for (int j = 0; j < 4; j++)
+                sum += (fours << (24 - 8 * j) >> 24) * (int32_t)(int8_t)(tiles->row[a][m][r] >> 8 * j);
         }
         memcpy(tiles->row[c][m], &sum, sizeof sum);
     }

@@ -11,14 +11,10 @@
 #ifndef PLX_KERNELS_CPU_PACKED_PRODUCT_H
 #define PLX_KERNELS_CPU_PACKED_PRODUCT_H
 
-#include "kernels/cpu/parts.h"
-#include "kernels/half.h"
-#include "kernels/packed.h"
+#include "kernels/cpu/packed_parts.h"
 
-#define VECTORS (PLX_PANEL_ROWS / PLX_VW) /* of a panel's rows */
-#define FEW ((size_t)4)                   /* rows of x that go through the packed panels themselves */
-#define AHEAD 5120                        /* bytes that are asked for in advance */
-#define SPREAD_BLOCK ((size_t)640)        /* bytes of a spread panel's block: 16 scales, 16 minima, 512 numbers */
+#define FEW ((size_t)4) /* rows of x that go through the packed panels themselves */
+#define AHEAD 5120      /* bytes that are asked for in advance */
 #if defined(__AVX512F__)
 #define TILE_ROWS ((size_t)6) /* of x, by two panels: 12 whole sums, 12 sums, and room for operands */
 #define TILE_PANELS ((size_t)2)
@@ -32,14 +28,9 @@
 #define TASK_ROWS ((size_t)192)    /* of x, for one spreading */
 #define PART_BYTES ((size_t)16384) /* few rows: of weights, a task */
 
-#define INLINE static inline __attribute__((always_inline))
-
 /* ---- whole numbers ---- */
 
-typedef vi vi_unaligned __attribute__((aligned(1), may_alias));
 typedef int32_t word __attribute__((aligned(4), may_alias));
-typedef uint16_t halves __attribute__((vector_size(PLX_VW * 2)));
-typedef halves halves_unaligned __attribute__((aligned(2), may_alias));
 
 /* The sum of a group: sum[row] += four numbers of each row times the four bytes of x. With VNNI the numbers still have
  * the centre added, and sums begin with plx_quantised.offset; else it is subtracted here and they begin with 0. */
@@ -114,51 +105,6 @@ INLINE vi sum_group(vi sum, operand w, int32_t x)
 }
 #endif
 
-INLINE vf whole_to_float(vi x) { return __builtin_convertvector(x, vf); }
-INLINE vf multiply_add(vf a, vf b, vf c)
-{
-#if defined(__AVX512F__)
-    return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-#elif defined(__AVX2__) && PLX_VW == 8
-    return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-#else
-    return a * b + c;
-#endif
-}
-
-/* ---- forms, as constants of inlined code ---- */
-
-typedef struct form_shape {
-    int bits;
-    bool wide, minimum;
-} form_shape;
-
-INLINE size_t head_of(form_shape form) { return PLX_PANEL_ROWS * (form.wide ? 4 : 2) * (form.minimum ? 2 : 1); }
-INLINE size_t block_of(form_shape form) { return head_of(form) + PLX_PANEL_ROWS * PLX_BLOCK * (size_t)form.bits / 8; }
-
-/* Scales (which 0) or minima (1) of vector v of the panel's rows. */
-INLINE vf scales_of(const uint8_t *block, form_shape form, size_t which, size_t v)
-{
-    const size_t place = which * PLX_PANEL_ROWS + v * PLX_VW;
-    if (form.wide) return vf_load((const float *)(const void *)(block + 4 * place));
-    halves half = *(const halves_unaligned *)(const void *)(block + 2 * place);
-#if defined(__AVX512F__)
-    return (vf)_mm512_cvtph_ps((__m256i)half);
-#else
-    vi bits = __builtin_convertvector(half, vi); /* as plx_float_of_f16; scales are finite */
-    vf magnitude = (vf)((bits & 0x7fff) << 13) * vf_set(0x1p112f);
-    return (vf)((vi)magnitude | (bits & 0x8000) << 16);
-#endif
-}
-/* Group g of vector v of the panel's rows, four bytes of numbers a lane. */
-INLINE vi bytes_of(const uint8_t *block, form_shape form, size_t g, size_t v)
-{
-    const uint8_t *at = block + head_of(form) + v * PLX_VW * 4;
-    if (form.bits == 8) return *(const vi_unaligned *)(const void *)(at + 64 * g);
-    vi both = *(const vi_unaligned *)(const void *)(at + 64 * (g % 4));
-    return (g < 4 ? both : both >> 4) & 0x0f0f0f0f;
-}
-
 /* ---- the tile ---- */
 
 /* sums[row][panel][v]: `rows` rows of x, x_step apart, by `panels` panels, panel_step bytes apart. */
@@ -202,46 +148,14 @@ INLINE void tile(const uint8_t *weights, size_t panel_step, size_t blocks, form_
     }
 }
 
-/* ---- one product ---- */
-
-typedef struct product {
-    const plx_packed_matmul_args *a;
-    plx_quantised *x; /* [m][blocks] */
-    uint8_t *spread;  /* [threads][TILE_PANELS][blocks][SPREAD_BLOCK] */
-    size_t blocks, panels, panel_bytes;
-    int centre;
-    size_t part;  /* few rows: panels of a task */
-    size_t pairs; /* many rows: tasks side by side, of TILE_PANELS panels */
-} product;
-
-INLINE void store(const product *job, size_t row, size_t panel, const vf sum[VECTORS])
-{
-    const plx_packed_matmul_args *a = job->a;
-    for (size_t v = 0; v < VECTORS; v++) {
-        size_t column = panel * PLX_PANEL_ROWS + v * PLX_VW;
-        if (column >= a->n) return;
-        size_t left = a->n - column;
-        float *y = (float *)a->y + row * a->n + column;
-        vf value = sum[v];
-        if (a->bias != NULL && a->bias_type == PLX_F32) value += vf_next((const float *)a->bias + column, left);
-        if (a->bias != NULL && a->bias_type != PLX_F32) {
-            float lanes[PLX_VW] = {0};
-            for (size_t i = 0; i < PLX_VW && i < left; i++)
-                lanes[i] = (float)plx_get(a->bias, a->bias_type, column + i);
-            value += vf_load(lanes);
-        }
-        if (a->beta != 0) value += vf_set((float)a->beta) * vf_next(y, left);
-        vf_put(y, value, left);
-    }
-}
+/* ---- x in whole numbers ---- */
 
 static void quantise_row(void *argument, size_t row, int thread)
 {
     (void)thread;
     const product *job = argument;
     const float *x = (const float *)job->a->x + row * job->a->k;
-    for (size_t b = 0; b < job->blocks; b++)
-        plx_quantise_block(x + b * PLX_BLOCK, job->centre, job->x + row * job->blocks + b);
+    for (size_t b = 0; b < job->blocks; b++) quantise(x + b * PLX_BLOCK, job->centre, job->x + row * job->blocks + b);
 }
 
 /* ---- few rows ---- */
@@ -281,21 +195,6 @@ static void few_task(void *argument, size_t index, int thread)
 
 /* ---- many rows ---- */
 
-/* The panel as 8 bits with wide scales: the same numbers, centre and all. */
-INLINE void spread_form(const product *job, size_t panel, form_shape form, uint8_t *to)
-{
-    const uint8_t *from = (const uint8_t *)job->a->weights + panel * job->panel_bytes;
-    const form_shape bytes = {8, true, form.minimum};
-    for (size_t b = 0; b < job->blocks; b++, from += block_of(form), to += block_of(bytes))
-        for (size_t v = 0; v < VECTORS; v++) {
-            float *head = (float *)(void *)to + v * PLX_VW;
-            vf_store(head, scales_of(from, form, 0, v));
-            if (form.minimum) vf_store(head + PLX_PANEL_ROWS, scales_of(from, form, 1, v));
-            for (size_t g = 0; g < 8; g++)
-                *(vi_unaligned *)(void *)(to + head_of(bytes) + 64 * g + v * PLX_VW * 4) = bytes_of(from, form, g, v);
-        }
-}
-
 INLINE void spread_tile(const product *job, const uint8_t *weights, size_t row, size_t panel, form_shape form,
                         const size_t rows)
 {
@@ -309,10 +208,10 @@ INLINE void spread_tile(const product *job, const uint8_t *weights, size_t row, 
 INLINE void many_form(const product *job, size_t index, uint8_t *weights, form_shape packed)
 {
     const form_shape form = {8, true, packed.minimum};
-    const size_t panel = index % job->pairs * TILE_PANELS;
-    size_t row = index / job->pairs * TASK_ROWS, end = plx_part_end(job->a->m, TASK_ROWS, index / job->pairs);
+    const size_t panel = index % job->across * TILE_PANELS;
+    size_t row = index / job->across * TASK_ROWS, end = plx_part_end(job->a->m, TASK_ROWS, index / job->across);
     for (size_t p = 0; p < TILE_PANELS; p++) /* of an odd number of panels, the last stands in for the one missing */
-        spread_form(job, panel + p < job->panels ? panel + p : panel, packed,
+        spread_form(job, panel + p < job->panels ? panel + p : panel, packed, 0,
                     weights + p * job->blocks * block_of(form));
     for (; row + TILE_ROWS <= end; row += TILE_ROWS) spread_tile(job, weights, row, panel, form, TILE_ROWS);
     for (; TILE_ROWS > 2 && row + 2 <= end; row += 2) spread_tile(job, weights, row, panel, form, 2);
@@ -341,7 +240,7 @@ plx_status PLX_CPU(plx_packed_matmul)(plx_context *context, const void *argument
                    .panels = plx_parts(a->n, PLX_PANEL_ROWS),
                    .centre = plx_form_centre(a->form)};
     job.panel_bytes = job.blocks * plx_form_block_bytes(a->form);
-    job.pairs = plx_parts(job.panels, TILE_PANELS);
+    job.across = plx_parts(job.panels, TILE_PANELS);
     job.part = PART_BYTES / (job.panel_bytes + 1) + 1;
     const size_t x = a->m * job.blocks * sizeof *job.x, x_bytes = (x + 63) / 64 * 64;
     const size_t spread = few ? 0 : (size_t)context->options.threads * TILE_PANELS * job.blocks * SPREAD_BLOCK;
@@ -355,7 +254,7 @@ plx_status PLX_CPU(plx_packed_matmul)(plx_context *context, const void *argument
     if (few)
         plx_parallel_for(context, plx_parts(job.panels, job.part), few_task, &job);
     else
-        plx_parallel_for(context, job.pairs * plx_parts(a->m, TASK_ROWS), many_task, &job);
+        plx_parallel_for(context, job.across * plx_parts(a->m, TASK_ROWS), many_task, &job);
     return PLX_OK;
 }
 
