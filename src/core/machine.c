@@ -1,6 +1,7 @@
 /* machine.c - what this machine can do, measured, and which kernels it uses. */
 #include "core/cpu/peak.h"
 #include "kernels/amx/tile.h"
+#include "kernels/packed.h"
 #include "mixers/mixer.h"
 
 #include <omp.h>
@@ -126,7 +127,11 @@ plx_status plx_machine_measure(plx_context *context, plx_machine *machine)
 /* Products by stored weights, x W^T, are what most of the work is. */
 static const plx_matmul_args product = {
     .m = 256, .n = 256, .k = 256, .lda = 256, .ldb = 256, .ldc = 256, .transpose_b = true};
-static const void *typical_of(const plx_op *op) { return op == &plx_op_matmul ? &product : NULL; }
+static const plx_packed_matmul_args packed_product = {.form = PLX_FORM_Q8_0, .m = 256, .n = 256, .k = 256};
+static const void *typical_of(const plx_op *op)
+{
+    return op == &plx_op_matmul ? (const void *)&product : op == &plx_op_packed_matmul ? &packed_product : NULL;
+}
 
 /* Why a kernel that stands before the one taken is not it. */
 static void put_reason(const plx_context *context, const plx_op *op, const plx_kernel *kernel, FILE *out)
