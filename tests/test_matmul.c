@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TRANSPOSE_A = 1, TRANSPOSE_B = 2, BETA = 4, BIAS = 8, STRIDES = 16 };
+enum { TRANSPOSE_A = 1, TRANSPOSE_B = 2, BETA = 4, BIAS = 8, STRIDES = 16, GRADIENTS = 32 };
 static void bind_matmul(const problem *p, plx_type type, void *arguments)
 {
     size_t m = p->dims[0], n = p->dims[1], k = p->dims[2], more = p->flags & STRIDES ? 3 : 0;
@@ -29,7 +29,8 @@ static void bind_matmul(const problem *p, plx_type type, void *arguments)
                                                       .transpose_b = p->flags & TRANSPOSE_B,
                                                       .beta = p->flags & BETA ? 0.5 : 0,
                                                       .bias = p->flags & BIAS ? at(p, type, 3) : NULL,
-                                                      .bias_type = type};
+                                                      .bias_type = type,
+                                                      .gradients = p->flags & GRADIENTS};
 }
 static problem matmul_problem(size_t m, size_t n, size_t k, int flags)
 {
@@ -47,17 +48,18 @@ static problem matmul_problem(size_t m, size_t n, size_t k, int flags)
     return p;
 }
 
-/* Below AVX-512 OpenBLAS comes first: check it and what stands behind it. */
+/* Below AVX-512 OpenBLAS comes first: check it and what stands behind it, and tiles, here by their emulation. */
 static void check_product(size_t m, size_t n, size_t k, int flags)
 {
-    for (int own = 0; own < 2; own++) {
+    enum { BLAS, OWN, TILES, KINDS };
+    for (int kind = 0; kind < KINDS; kind++) {
         for (int level = 0; level < 2; level++)
-            for (int t = 0; t < THREADS; t++)
+            for (int t = 0; t < THREADS; t++) {
+                const char *names[KINDS] = {"blas", level_names[level], "emulated_f32"};
                 if (contexts[level][t] != NULL)
-                    assert_int_equal(
-                        plx_context_choose_kernel(contexts[level][t], "matmul", own ? level_names[level] : "blas"),
-                        PLX_OK);
-        problem p = matmul_problem(m, n, k, flags);
+                    assert_int_equal(plx_context_choose_kernel(contexts[level][t], "matmul", names[kind]), PLX_OK);
+            }
+        problem p = matmul_problem(m, n, k, kind == TILES ? flags | GRADIENTS : flags);
         check(&p);
     }
 }

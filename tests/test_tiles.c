@@ -2,11 +2,13 @@
  * them.
  *
  * What rounding the operands to bf16 does to the product is computed in double; a tile product may err by twice that.
+ * Products of operands in three terms are held to the bound of f32 multiply-adds, each element for itself.
  */
 #include "core/random.h"
 #include "kernels/kernels.h"
 #include "support/problem.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -118,6 +120,139 @@ static void test_tile_products(void **state)
     }
 }
 
+/* ---- f32 in three terms ---- */
+
+/* The largest error of f32 multiply-adds over a sum of `count` products that add up to `size` without their signs:
+ * each of its roundings is below 2^-24 of what is summed. Tiles round 6 times for 32 products and at most 18 times
+ * inside a tile, and lose 2^-22 of a product. */
+static double rounding_bound(size_t count, double size) { return ((double)count + 28) * 0x1p-24 * size; }
+/* Terms, products and sums below 2^-126 count as zero: at most three terms of each factor, and 24 results. */
+static double flush_bound(double a, double b) { return 0x1p-124 * (fabs(a) + fabs(b)) + 24 * 0x1p-126; }
+
+typedef struct sides {
+    size_t m, n, k;
+    float *a, *b, *c; /* [m,k], [n,k], [m,n] */
+} sides;
+
+static sides make_sides(size_t m, size_t n, size_t k)
+{
+    sides x = {m, n, k, malloc(m * k * 4), malloc(n * k * 4), malloc(m * n * 4)};
+    plx_random random;
+    plx_random_init(&random, m, k);
+    for (size_t i = 0; i < m * k; i++) x.a[i] = (float)plx_random_normal(&random);
+    for (size_t i = 0; i < n * k; i++) x.b[i] = (float)plx_random_normal(&random);
+    return x;
+}
+static void free_sides(sides *x)
+{
+    free(x->a);
+    free(x->b);
+    free(x->c);
+}
+static void multiply(plx_context *context, const char *kernel, const sides *x)
+{
+    plx_matmul_args args = {.a = x->a,
+                            .b = x->b,
+                            .c = x->c,
+                            .m = x->m,
+                            .n = x->n,
+                            .k = x->k,
+                            .lda = x->k,
+                            .ldb = x->k,
+                            .ldc = x->n,
+                            .transpose_b = true,
+                            .gradients = true};
+    assert_int_equal(plx_context_choose_kernel(context, "matmul", kernel), PLX_OK);
+    assert_string_equal(plx_op_choose(context, &plx_op_matmul, &args)->name, kernel);
+    assert_int_equal(plx_op_run(context, &plx_op_matmul, &args), PLX_OK);
+}
+/* Calls test with the emulation, and with the instructions where the processor has them. */
+static void with_each(void (*test)(plx_context *context, const char *kernel))
+{
+    test(contexts[0][1], "emulated_f32");
+    plx_context_options best = {.threads = 2};
+    plx_context *context;
+    assert_int_equal(plx_context_create(&best, &context), PLX_OK);
+    if (context->level == PLX_LEVEL_AMX) test(context, "amx_f32");
+    plx_context_free(context);
+}
+
+/* Elements within the bound, rows or columns that hold what is not finite apart. */
+static void check_elements(const sides *x)
+{
+    for (size_t i = 0; i < x->m; i++)
+        for (size_t j = 0; j < x->n; j++) {
+            double exact = 0, size = 0, flushed = 0;
+            for (size_t k = 0; k < x->k; k++) {
+                double a = x->a[i * x->k + k], b = x->b[j * x->k + k];
+                exact += a * b;
+                size += fabs(a * b);
+                flushed += flush_bound(a, b);
+            }
+            double found = x->c[i * x->n + j];
+            if (!isfinite(exact))
+                assert_false(isfinite(found));
+            else
+                assert_close(found, exact, rounding_bound(x->k, size) + flushed);
+        }
+}
+
+/* Numbers from 1e-30 to 1e30 beside each other, denormals, the largest, infinities and NaN. */
+static void check_magnitudes(plx_context *context, const char *kernel)
+{
+    sides x = make_sides(70, 65, 100);
+    for (size_t i = 0; i < x.m * x.k; i++) x.a[i] *= (float)ldexp(1, (int)(i * 37 % 201) - 100);
+    for (size_t i = 0; i < x.n * x.k; i++) x.b[i] *= (float)ldexp(1, (int)(i * 53 % 121) - 100);
+    for (size_t k = 0; k < x.k; k++) {
+        x.a[3 * x.k + k] = (float)ldexp(x.a[k] > 0 ? 1 : -1, -120 - (int)k % 29);
+        x.a[4 * x.k + k] = k % 2 ? FLT_MAX : -FLT_MAX;
+        x.b[5 * x.k + k] = (float)ldexp(1 + (double)k / 100, -9);
+        x.b[6 * x.k + k] = 1;
+    }
+    for (size_t k = 0; k < x.k; k++) x.a[4 * x.k + k] *= k < 50 ? 1 : 0;
+    x.a[7 * x.k + 11] = INFINITY;
+    x.a[33 * x.k + 12] = NAN;
+    x.b[8 * x.k + 99] = -INFINITY;
+    for (size_t j = 0; j < x.n; j++) /* the largest times what would overflow any sum */
+        if (j != 5)
+            for (size_t k = 0; k < 50; k++) x.b[j * x.k + k] = fminf(fabsf(x.b[j * x.k + k]), 0x1p-10f);
+    multiply(context, kernel, &x);
+    check_elements(&x);
+    free_sides(&x);
+}
+static void test_terms_magnitudes(void **state)
+{
+    (void)state;
+    with_each(check_magnitudes);
+}
+
+/* No larger an error than a chain of f32 multiply-adds. */
+static void check_precision(plx_context *context, const char *kernel)
+{
+    sides x = make_sides(96, 70, 600);
+    multiply(context, kernel, &x);
+    check_elements(&x);
+    double by_tiles = 0, by_chain = 0;
+    for (size_t i = 0; i < x.m; i++)
+        for (size_t j = 0; j < x.n; j++) {
+            double exact = 0;
+            float chain = 0;
+            for (size_t k = 0; k < x.k; k++) {
+                chain = fmaf(x.a[i * x.k + k], x.b[j * x.k + k], chain);
+                exact += (double)x.a[i * x.k + k] * x.b[j * x.k + k];
+            }
+            by_tiles += pow(x.c[i * x.n + j] - exact, 2);
+            by_chain += pow(chain - exact, 2);
+        }
+    assert_true(by_tiles <= by_chain);
+    free_sides(&x);
+}
+static void test_terms_precision(void **state)
+{
+    (void)state;
+    with_each(check_precision);
+}
+
 /* Without leave to round, and where the processor has no tiles, another implementation is taken. */
 static void test_tiles_are_asked_for(void **state)
 {
@@ -127,6 +262,11 @@ static void test_tiles_are_asked_for(void **state)
     float a[4] = {0}, b[4] = {0}, c[4];
     plx_matmul_args args = {.a = a, .b = b, .c = c, .m = 2, .n = 2, .k = 2, .lda = 2, .ldb = 2, .ldc = 2};
     assert_string_not_equal(plx_op_choose(context, &plx_op_matmul, &args)->name, "amx");
+    args.m = args.n = args.k = args.lda = args.ldb = args.ldc = 512; /* only asked about */
+    assert_string_not_equal(plx_op_choose(context, &plx_op_matmul, &args)->name, "amx_f32");
+    args.gradients = true;
+    assert_int_equal(strcmp(plx_op_choose(context, &plx_op_matmul, &args)->name, "amx_f32") == 0,
+                     context->level == PLX_LEVEL_AMX);
     args.bf16 = true;
     const char *name = plx_op_choose(context, &plx_op_matmul, &args)->name;
     assert_string_not_equal(name, "emulated");
@@ -155,16 +295,23 @@ static void test_tiles_bits(void **state)
                             .ldc = N,
                             .transpose_b = true,
                             .bf16 = true};
-    for (int t = 0; t < THREADS; t++) {
-        args.c = t == 0 ? all : other;
-        assert_int_equal(plx_context_choose_kernel(contexts[0][t], "matmul", "emulated"), PLX_OK);
-        assert_int_equal(plx_op_run(contexts[0][t], &plx_op_matmul, &args), PLX_OK);
-        if (t > 0) assert_memory_equal(all, other, M * N * 4);
+    for (int terms = 0; terms < 2; terms++) {
+        args.gradients = terms;
+        args.bf16 = !terms;
+        args.a = a;
+        args.m = M;
+        for (int t = 0; t < THREADS; t++) {
+            args.c = t == 0 ? all : other;
+            assert_int_equal(plx_context_choose_kernel(contexts[0][t], "matmul", terms ? "emulated_f32" : "emulated"),
+                             PLX_OK);
+            assert_int_equal(plx_op_run(contexts[0][t], &plx_op_matmul, &args), PLX_OK);
+            if (t > 0) assert_memory_equal(all, other, M * N * 4);
+        }
+        args.a = a + 7 * K;
+        args.m = 3;
+        assert_int_equal(plx_op_run(contexts[0][0], &plx_op_matmul, &args), PLX_OK);
+        assert_memory_equal(all + 7 * N, other, 3 * N * 4);
     }
-    args.a = a + 7 * K;
-    args.m = 3;
-    assert_int_equal(plx_op_run(contexts[0][0], &plx_op_matmul, &args), PLX_OK);
-    assert_memory_equal(all + 7 * N, other, 3 * N * 4);
     free(a);
     free(b);
     free(all);
@@ -174,6 +321,7 @@ static void test_tiles_bits(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_tile_products), cmocka_unit_test(test_tiles_are_asked_for),
-                                       cmocka_unit_test(test_tiles_bits)};
+                                       cmocka_unit_test(test_tiles_bits), cmocka_unit_test(test_terms_magnitudes),
+                                       cmocka_unit_test(test_terms_precision)};
     return cmocka_run_group_tests(tests, open_contexts, close_contexts);
 }

@@ -142,6 +142,8 @@ static void put_reason(const plx_context *context, const plx_op *op, const plx_k
         fprintf(out, "%s: held at %s by PLX_LEVEL or the context's options", kernel->name, plx_level_name(context->level));
     else if (strcmp(kernel->name, "amx") == 0)
         fprintf(out, "%s: only with train.precision bf16", kernel->name);
+    else if (strcmp(kernel->name, "amx_f32") == 0 && op == &plx_op_matmul)
+        fprintf(out, "%s: only where gradients are computed", kernel->name);
     else if (typical_of(op) != NULL && !kernel->accepts(typical_of(op)))
         fprintf(out, "%s: its rows of x W^T would depend on each other on this processor", kernel->name);
     else

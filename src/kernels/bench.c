@@ -35,7 +35,7 @@ static plx_status make_matmul(plx_bench_problem *problem, const plx_bench_shape 
         .a_type = type, .b_type = type, .c_type = type, .a = plx_bench_input(problem, s->M * s->K, 1),
         .b = plx_bench_input(problem, s->K * s->N, 1), .c = plx_bench_output(problem, s->M * s->N),
         .m = s->M, .n = s->N, .k = s->K, .lda = transpose_a ? s->M : s->K, .ldb = transpose_b ? s->K : s->N,
-        .ldc = s->N, .transpose_a = transpose_a, .transpose_b = transpose_b};
+        .ldc = s->N, .transpose_a = transpose_a, .transpose_b = transpose_b, .gradients = true};
     problem->bf16 = &args->bf16;
     return problem->status;
 }

@@ -73,6 +73,7 @@ typedef struct plx_matmul_args {
     const void *bias;              /* [N] of bias_type, added to every row; or NULL */
     plx_type bias_type;
     bool bf16;                     /* f32 operands may be rounded to bf16, sums stay f32 (train.precision) */
+    bool gradients;                /* of a pass that computes gradients: no step has to equal it to the last bit */
 } plx_matmul_args;
 extern const plx_op plx_op_matmul;
 

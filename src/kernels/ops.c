@@ -60,6 +60,7 @@ plx_status plx_matmul_blas(plx_context *context, const void *arguments);
 plx_status plx_matmul_ref(plx_context *context, const void *arguments);
 PLX_CPU_DECLARE(plx_matmul)
 PLX_TILES_DECLARE(plx_matmul)
+PLX_TILES_DECLARE(plx_matmul_terms)
 static bool accepts_product(const void *arguments)
 {
     const plx_matmul_args *a = arguments;
@@ -69,10 +70,22 @@ static bool accepts_tiles(const void *arguments)
 {
     return ((const plx_matmul_args *)arguments)->bf16 && accepts_product(arguments);
 }
+static bool accepts_terms(const void *arguments)
+{
+    return ((const plx_matmul_args *)arguments)->gradients && accepts_product(arguments);
+}
+/* Where splitting the operands, once each for a product of theirs, is little beside the product. */
+static bool terms_pay(const void *arguments)
+{
+    const plx_matmul_args *a = arguments;
+    const size_t narrow = a->m < a->n ? a->m : a->n;
+    return accepts_terms(a) && (a->transpose_a ? narrow >= 128 && a->m * a->n >= 100000 : narrow >= 64);
+}
 /* Below AVX-512 OpenBLAS's kernels are the faster ones (docs/results/cpu-kernels.md), but for x W^T, where they do not
  * keep rows apart and decline. */
 static const plx_kernel matmul_kernels[] = {
     PLX_TILES_KERNEL(plx_matmul, accepts_tiles)
+    PLX_TERMS_KERNEL(plx_matmul_terms, terms_pay)
 #if defined(__x86_64__)
     {"avx512", PLX_LEVEL_AVX512, accepts_product, plx_matmul_avx512},
 #endif
@@ -82,6 +95,7 @@ static const plx_kernel matmul_kernels[] = {
 #endif
     {"portable", PLX_LEVEL_PORTABLE, accepts_product, plx_matmul_portable},
     PLX_TILES_EMULATED(plx_matmul, accepts_tiles)
+    PLX_TERMS_EMULATED(plx_matmul_terms, accepts_terms)
     {"ref", PLX_LEVEL_PORTABLE, NULL, plx_matmul_ref},
     {0}};
 static double matmul_flops(const void *arguments)

@@ -265,6 +265,8 @@ static plx_status list_implementations(bench *run, plx_bench_problem *problem, i
         is_level(kernel->name, &level);
         if (level == PLX_LEVEL_AMX)
             impl->peak = run->machine.tile_gflops;
+        else if (kernel->level == PLX_LEVEL_AMX) /* amx_f32: six products of terms each */
+            impl->peak = run->machine.tile_gflops / 6;
         else
             PLX_TRY(peak_of(run, level, &impl->peak));
         if (level == PLX_LEVEL_VNNI) impl->peak *= 4; /* bytes in the place of f32 */

@@ -38,7 +38,7 @@ static plx_status forward(plx_run *run, const plx_linear *linear, const void *x,
         .a = x, .b = linear->weight->data, .c = y,
         .m = rows, .n = linear->out, .k = linear->in,
         .lda = linear->in, .ldb = linear->in, .ldc = linear->out,
-        .transpose_b = true, .beta = beta, .bf16 = run->bf16,
+        .transpose_b = true, .beta = beta, .bf16 = run->bf16, .gradients = run->gradients,
         .bias = linear->bias != NULL ? linear->bias->data : NULL,
         .bias_type = linear->bias != NULL ? linear->bias->type : PLX_F32,
     };
@@ -66,7 +66,7 @@ plx_status plx_linear_backward_input(plx_run *run, const plx_linear *linear, con
         .a = dy, .b = linear->weight->data, .c = dx,
         .m = rows, .n = linear->in, .k = linear->out,
         .lda = linear->out, .ldb = linear->in, .ldc = linear->in,
-        .beta = accumulate ? 1.0 : 0.0, .bf16 = run->bf16,
+        .beta = accumulate ? 1.0 : 0.0, .bf16 = run->bf16, .gradients = run->gradients,
     };
     PLX_TRY(plx_run_op(run, &plx_op_matmul, &args));
     return plx_adapter_backward_input(run, linear, dy, rows, dx);
@@ -81,7 +81,7 @@ plx_status plx_linear_backward_weights(plx_run *run, const plx_linear *linear, c
             .a = dy, .b = x, .c = linear->weight->gradient,
             .m = linear->out, .n = linear->in, .k = rows,
             .lda = linear->out, .ldb = linear->in, .ldc = linear->in,
-            .transpose_a = true, .beta = 1.0, .bf16 = run->bf16,
+            .transpose_a = true, .beta = 1.0, .bf16 = run->bf16, .gradients = run->gradients,
         };
         PLX_TRY(plx_run_op(run, &plx_op_matmul, &args));
     }

@@ -44,6 +44,7 @@ static plx_status unpacked_products(plx_run *run, const plx_linear *linear, bool
                                 .b_type = run->type,
                                 .c_type = run->type,
                                 .bf16 = run->bf16,
+                                .gradients = run->gradients,
                                 .b = part,
                                 .ldb = linear->in,
                                 .m = rows};

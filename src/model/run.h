@@ -24,6 +24,7 @@ typedef struct plx_run {
     bool dry;               /* count only */
     bool keep;              /* a backward follows: forward keeps what it needs */
     bool training;          /* dropout is on */
+    bool gradients;         /* a backward follows, or runs: unlike keep also while a layer to be recomputed goes forward */
     bool bf16;              /* operations may round operands to bf16 (train.precision) */
     size_t rows, length;    /* B, T */
     size_t tokens;          /* B * T */

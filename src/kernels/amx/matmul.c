@@ -9,6 +9,8 @@
 #include "kernels/amx/square.h"
 #include "kernels/cpu/product.h"
 
+#include <math.h>
+
 #define SIDE ((size_t)32)       /* of a block of C */
 #define STEP ((size_t)32)       /* of k: a tile */
 #define TILE ((size_t)512)      /* numbers of a tile */
@@ -16,11 +18,16 @@
 #define ROWS_MOST ((size_t)256) /* of a task */
 #define FEW_BLOCKS ((size_t)48) /* of C: k is divided */
 #define SHARES ((size_t)8)      /* into so many */
+#define TASKS ((size_t)8)
+#define SHARED_MOST ((size_t)1 << 20) /* numbers of an op(B) in three terms that tasks share: 2 MB */
 
 typedef struct product {
     const plx_matmul_args *a;
-    uint16_t *right;      /* [panels][steps][2][TILE] */
-    uint16_t *left;       /* [threads][rows / SIDE][DEPTH / STEP][2][TILE] */
+    size_t terms;         /* of a number: 1, rounded to bf16; or TERMS */
+    size_t depth;         /* steps of k that a task works on at a time */
+    bool shared;          /* op(B) is packed once for all, else by each task */
+    uint16_t *right;      /* [panels][steps][terms][2][TILE], or [threads][depth][terms][2][TILE] */
+    uint16_t *left;       /* [threads][rows / SIDE][depth][terms][2][TILE] */
     size_t left_size;     /* of a thread */
     size_t steps, panels; /* of all k; of all columns */
     size_t rows, columns; /* of a task: rows, panels */
@@ -60,16 +67,90 @@ static inline void pack_tile(const void *data, plx_type type, size_t stride, boo
     memcpy(to, row, sizeof row);
 }
 
+/* Row i of the tiles of both terms' pairs, those of each term 2 TILE behind the ones before. */
+INLINE void store_terms(vf even, vf odd, uint16_t *to)
+{
+    vf a[TERMS], b[TERMS];
+    vf_terms(even, a);
+    vf_terms(odd, b);
+    for (size_t t = 0; t < TERMS; t++) {
+        vi pairs = vf_term_pairs(a[t], b[t]);
+        memcpy(to + t * 2 * TILE, &pairs, sizeof pairs);
+    }
+}
+
+/* The same in terms, the tile of each 2 TILE behind the one before. Slots 2i and 2i + 1 of a tile's k hold k + i and
+ * k + 16 + i, on both sides: the terms of two vectors then lie in pairs without being turned. whole: nothing of the
+ * tile lies beyond the operand. All but the data, places and counts are constants where this is inlined. */
+INLINE void pack_terms_of(const void *data, const plx_type type, size_t stride, const bool along, const bool by_side,
+                          const bool whole, size_t first, size_t side, size_t k, size_t depth, uint16_t *to)
+{
+    vf row[2][16];
+    UNROLL for (size_t half = 0; half < 2; half++)
+    {
+        UNROLL for (size_t i = 0; i < 16; i++)
+        {
+            size_t at = along ? first + i : k + 16 * half + i, from = along ? k + 16 * half : first;
+            if (whole) {
+                row[half][i] = product_load(data, type, at * stride + from, 16);
+                __builtin_prefetch((const float *)data + at * stride + from + (along ? SIDE * stride : SIDE), 0, 2);
+            } else
+                row[half][i] =
+                    at < (along ? side : depth) ? load(data, type, at * stride, from, along ? depth : side) : vf_set(0);
+        }
+        if (along != by_side) transpose(row[half]);
+    }
+    UNROLL for (size_t i = 0; i < 16; i++) store_terms(row[0][i], row[1][i], to + 32 * i);
+}
+INLINE void pack_terms_as(const void *data, const plx_type type, size_t stride, bool along, const bool by_side,
+                          const bool whole, size_t first, size_t side, size_t k, size_t depth, uint16_t *to)
+{
+    if (along)
+        pack_terms_of(data, type, stride, true, by_side, whole, first, side, k, depth, to);
+    else
+        pack_terms_of(data, type, stride, false, by_side, whole, first, side, k, depth, to);
+}
+INLINE void pack_terms(const void *data, plx_type type, size_t stride, bool along, const bool by_side, size_t first,
+                       size_t side, size_t k, size_t depth, uint16_t *to)
+{
+    if (type == PLX_F32 && first + 16 <= side && k + 32 <= depth)
+        pack_terms_as(data, PLX_F32, stride, along, by_side, true, first, side, k, depth, to);
+    else
+        pack_terms_as(data, type, stride, along, by_side, false, first, side, k, depth, to);
+}
+static void pack_left(const void *data, plx_type type, size_t stride, bool along, size_t first, size_t side, size_t k,
+                      size_t depth, uint16_t *to)
+{
+    pack_terms(data, type, stride, along, true, first, side, k, depth, to);
+}
+static void pack_right(const void *data, plx_type type, size_t stride, bool along, size_t first, size_t side, size_t k,
+                       size_t depth, uint16_t *to)
+{
+    pack_terms(data, type, stride, along, false, first, side, k, depth, to);
+}
+
+/* The tiles of 32 of the side first .. and steps [from, to) of k; returns where the next ones go. */
+static inline uint16_t *pack_side(const product *job, const void *data, plx_type type, size_t stride, bool along,
+                                  bool by_side, size_t first, size_t side, size_t from, size_t end, uint16_t *to)
+{
+    for (size_t s = from; s < end; s++, to += job->terms * 2 * TILE)
+        for (size_t half = 0; half < 2; half++)
+            if (job->terms == 1)
+                pack_tile(data, type, stride, along, by_side, first + 16 * half, side, s * STEP, job->a->k,
+                          to + half * TILE);
+            else
+                (by_side ? pack_left : pack_right)(data, type, stride, along, first + 16 * half, side, s * STEP,
+                                                   job->a->k, to + half * TILE);
+    return to;
+}
+
 static void pack_panel(void *argument, size_t panel, int thread)
 {
     (void)thread;
     const product *job = argument;
     const plx_matmul_args *a = job->a;
-    uint16_t *to = job->right + panel * job->steps * 2 * TILE;
-    for (size_t s = 0; s < job->steps; s++)
-        for (size_t half = 0; half < 2; half++, to += TILE)
-            pack_tile(a->b, a->b_type, a->ldb, a->transpose_b, false, panel * SIDE + 16 * half, a->n, s * STEP, a->k,
-                      to);
+    pack_side(job, a->b, a->b_type, a->ldb, a->transpose_b, false, panel * SIDE, a->n, 0, job->steps,
+              job->right + panel * job->steps * job->terms * 2 * TILE);
 }
 
 /* Rows [row, row + count) of op(A), steps [from, to) of k. */
@@ -77,32 +158,33 @@ static void pack_rows(const product *job, size_t row, size_t count, size_t from,
 {
     const plx_matmul_args *a = job->a;
     for (size_t i = 0; i < count; i += SIDE)
-        for (size_t s = from; s < to; s++)
-            for (size_t half = 0; half < 2; half++, left += TILE)
-                pack_tile(a->a, a->a_type, a->lda, !a->transpose_a, true, row + i + 16 * half, a->m, s * STEP, a->k,
-                          left);
+        left = pack_side(job, a->a, a->a_type, a->lda, !a->transpose_a, true, row + i, a->m, from, to, left);
 }
 
 /* C's 32 x 32 numbers at c, their rows ldc apart, += the product of `steps` steps; read: else they begin at 0. */
-static inline void block(plx_tiles *tiles, const uint16_t *left, const uint16_t *right, size_t steps, float *c,
-                         size_t ldc, bool read)
+static inline void block(plx_tiles *tiles, size_t terms, const uint16_t *left, const uint16_t *right, size_t steps,
+                         float *c, size_t ldc, bool read)
 {
     if (read)
         square_load(tiles, c, ldc);
     else
         square_zero(tiles);
-    square_multiply(tiles, (square_operand){left, TILE, 2 * TILE}, (square_operand){right, TILE, 2 * TILE}, 0, steps);
+    square_operand a = {left, TILE, terms * 2 * TILE}, b = {right, TILE, terms * 2 * TILE};
+    if (terms == 1)
+        square_multiply(tiles, a, b, 0, steps);
+    else
+        square_multiply_terms(tiles, a, 2 * TILE, b, 2 * TILE, 0, steps);
     square_store(tiles, c, ldc);
 }
 
 /* The same where C ends inside the block. */
-static void block_at_edge(plx_tiles *tiles, const uint16_t *left, const uint16_t *right, size_t steps, float *c,
-                          size_t ldc, bool read, size_t rows, size_t columns)
+static void block_at_edge(plx_tiles *tiles, size_t terms, const uint16_t *left, const uint16_t *right, size_t steps,
+                          float *c, size_t ldc, bool read, size_t rows, size_t columns)
 {
     float whole[SIDE * SIDE] __attribute__((aligned(64)));
     memset(whole, 0, sizeof whole);
     for (size_t i = 0; i < rows && read; i++) memcpy(whole + i * SIDE, c + i * ldc, columns * sizeof *c);
-    block(tiles, left, right, steps, whole, SIDE, read);
+    block(tiles, terms, left, right, steps, whole, SIDE, read);
     for (size_t i = 0; i < rows; i++) memcpy(c + i * ldc, whole + i * SIDE, columns * sizeof *c);
 }
 
@@ -138,21 +220,24 @@ static void task(void *argument, size_t index, int thread)
     bool add = prepared || (job->parts == NULL && a->beta != 0);
     plx_tiles memory, *tiles = &memory;
     plx_tiles_begin(tiles);
-    for (size_t from = begin; from < last; from += DEPTH / STEP) {
-        size_t to = last - from < DEPTH / STEP ? last : from + DEPTH / STEP, steps = to - from;
+    for (size_t from = begin; from < last; from += job->depth) {
+        size_t to = last - from < job->depth ? last : from + job->depth, steps = to - from;
         bool read = add || from > begin;
         pack_rows(job, row, rows, from, to, left);
         for (size_t panel = first; panel < end; panel++) {
-            const uint16_t *right = job->right + (panel * job->steps + from) * 2 * TILE;
+            uint16_t *right = job->right + (job->shared ? panel * job->steps + from : (size_t)thread * job->depth) *
+                                               job->terms * 2 * TILE;
+            if (!job->shared)
+                pack_side(job, a->b, a->b_type, a->ldb, a->transpose_b, false, panel * SIDE, a->n, from, to, right);
             size_t width = a->n - panel * SIDE < SIDE ? a->n - panel * SIDE : SIDE;
             for (size_t i = 0; i < rows; i += SIDE) {
-                const uint16_t *top = left + i / SIDE * steps * 2 * TILE;
+                const uint16_t *top = left + i / SIDE * steps * job->terms * 2 * TILE;
                 float *corner = c + i * ldc + panel * SIDE;
                 if (width == SIDE && rows - i >= SIDE)
-                    block(tiles, top, right, steps, corner, ldc, read);
+                    block(tiles, job->terms, top, right, steps, corner, ldc, read);
                 else
-                    block_at_edge(tiles, top, right, steps, corner, ldc, read, rows - i < SIDE ? rows - i : SIDE,
-                                  width);
+                    block_at_edge(tiles, job->terms, top, right, steps, corner, ldc, read,
+                                  rows - i < SIDE ? rows - i : SIDE, width);
             }
         }
     }
@@ -164,6 +249,7 @@ static void task(void *argument, size_t index, int thread)
 static void choose_tasks(product *job)
 {
     const plx_matmul_args *a = job->a;
+    job->shared = true;
     job->rows = ROWS_MOST;
     job->columns = job->panels;
     job->share = job->steps;
@@ -179,25 +265,65 @@ static void choose_tasks(product *job)
     job->across = plx_parts(job->panels, job->columns);
 }
 
-plx_status PLX_CPU(plx_matmul)(plx_context *context, const void *arguments)
+/* Numbers are packed in three terms for `left` / columns + `right` / rows of a product's time: the division into at
+ * least TASKS tasks for which that is least. */
+static void divide(product *job)
 {
-    const plx_matmul_args *a = arguments;
+    const plx_matmul_args *a = job->a;
+    const bool divisible = (a->transpose_a || !a->transpose_b) && a->bias == NULL;
+    const double left = a->transpose_a ? 2 : 1, right = a->transpose_b ? 2 : 1; /* turning takes as long as splitting */
+    double least = HUGE_VAL;
+    for (size_t down = 1; down <= a->m; down *= 2)
+        for (size_t across = 1; across <= job->panels; across *= 2)
+            for (size_t shares = 1; shares <= (divisible ? SHARES : 1); shares *= 2) {
+                size_t rows = plx_parts(plx_parts(a->m, SIDE), down) * SIDE, columns = plx_parts(job->panels, across);
+                size_t share = plx_parts(job->steps, shares), tasks = down * across * shares;
+                double cost = left / (double)(columns * SIDE) + right / (double)rows;
+                cost += (shares > 1 ? 16.0 : 0) / (double)(share * STEP) + (tasks < TASKS ? TASKS / (double)tasks : 0);
+                if (rows > ROWS_MOST || cost >= least) continue;
+                least = cost;
+                job->rows = rows;
+                job->columns = columns;
+                job->share = share;
+            }
+    job->down = plx_parts(a->m, job->rows);
+    job->across = plx_parts(job->panels, job->columns);
+    job->shared = job->down > 1 && job->panels * job->steps * TERMS * 2 * TILE <= SHARED_MOST;
+}
+
+static plx_status multiply(plx_context *context, const plx_matmul_args *a, size_t terms)
+{
     if (a->m == 0 || a->n == 0) return PLX_OK;
-    product job = {.a = a, .steps = plx_parts(a->k, STEP), .panels = plx_parts(a->n, SIDE)};
-    choose_tasks(&job);
-    job.left_size = plx_parts(job.rows, SIDE) * (DEPTH / STEP) * 2 * TILE;
-    size_t right = job.panels * job.steps * 2 * TILE, left = (size_t)context->options.threads * job.left_size;
+    product job = {
+        .a = a, .terms = terms, .depth = DEPTH / STEP, .steps = plx_parts(a->k, STEP), .panels = plx_parts(a->n, SIDE)};
+    if (terms == 1)
+        choose_tasks(&job);
+    else
+        divide(&job);
+    job.left_size = plx_parts(job.rows, SIDE) * job.depth * terms * 2 * TILE;
+    size_t right =
+               (job.shared ? job.panels * job.steps : (size_t)context->options.threads * job.depth) * terms * 2 * TILE,
+           left = (size_t)context->options.threads * job.left_size;
     size_t shares = job.share < job.steps ? plx_parts(job.steps, job.share) : 1;
     size_t parts = shares > 1 ? shares * a->m * a->n : 0;
     job.right = plx_kernel_scratch(context, (right + left) * sizeof *job.right + parts * sizeof *job.parts);
     if (job.right == NULL) return PLX_ERROR_MEMORY;
     job.left = job.right + right;
     if (shares > 1) job.parts = (float *)(job.left + left);
-    plx_parallel_for(context, job.panels, pack_panel, &job);
+    if (job.shared) plx_parallel_for(context, job.panels, pack_panel, &job);
     plx_parallel_for(context, job.down * job.across * shares, task, &job);
     if (shares > 1) {
         product_parts sum = {a, job.parts, shares};
         plx_parallel_for(context, a->m, product_sum_parts, &sum);
     }
     return PLX_OK;
+}
+
+/* Operands rounded to bf16. */
+plx_status PLX_CPU(plx_matmul)(plx_context *context, const void *arguments) { return multiply(context, arguments, 1); }
+
+/* Operands as sums of three bf16 numbers, which give f32's precision (terms.h). */
+plx_status PLX_CPU(plx_matmul_terms)(plx_context *context, const void *arguments)
+{
+    return multiply(context, arguments, TERMS);
 }

@@ -99,18 +99,21 @@ static inline void plx_tile_store(const plx_tiles *tiles, int c, void *to, size_
     for (size_t m = 0; m < plx_tile_rows(tiles, c); m++)
         memcpy((char *)to + m * stride, tiles->row[c][m], plx_tile_bytes(tiles, c));
 }
+/* Summed as the instruction does: even and odd k each from 0 on, then together, then with c. */
 static inline void plx_tile_dot(plx_tiles *tiles, int c, int a, int b)
 {
     for (size_t m = 0; m < 16; m++) {
-        vf sum;
-        memcpy(&sum, tiles->row[c][m], sizeof sum);
+        vf sum, evens = vf_set(0), odds = vf_set(0);
         for (size_t r = 0; r < 16; r++) {
             vi pairs;
             memcpy(&pairs, tiles->row[b][r], sizeof pairs);
             int32_t left = (int32_t)tiles->row[a][m][r];
             vi even = (vi){0} + (int32_t)((uint32_t)left << 16), odd = (vi){0} + (left & (int32_t)0xffff0000);
-            sum += (vf)odd * (vf)(pairs & (int32_t)0xffff0000) + (vf)even * (vf)(pairs << 16);
+            evens += (vf)even * (vf)(pairs << 16);
+            odds += (vf)odd * (vf)(pairs & (int32_t)0xffff0000);
         }
+        memcpy(&sum, tiles->row[c][m], sizeof sum);
+        sum += evens + odds;
         memcpy(tiles->row[c][m], &sum, sizeof sum);
     }
 }

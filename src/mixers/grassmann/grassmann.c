@@ -131,7 +131,7 @@ static plx_status gate_forward(plx_run *run, const grassmann *self, size_t half,
         .lda = hidden, .ldb = 2 * hidden, .ldc = hidden,
         .transpose_b = true, .beta = half == 0 ? 0.0 : 1.0,
         .bias = half == 0 ? self->gate.bias->data : NULL, .bias_type = self->gate.bias->type,
-        .bf16 = run->bf16,
+        .bf16 = run->bf16, .gradients = run->gradients,
     };
     return plx_run_op(run, &plx_op_matmul, &args);
 }
@@ -148,7 +148,7 @@ static plx_status gate_backward(plx_run *run, const grassmann *self, size_t half
             .a = dy, .b = x, .c = half_of(self, weight->gradient, half, run->type),
             .m = hidden, .n = hidden, .k = run->tokens,
             .lda = hidden, .ldb = hidden, .ldc = 2 * hidden,
-            .transpose_a = true, .beta = 1.0, .bf16 = run->bf16,
+            .transpose_a = true, .beta = 1.0, .bf16 = run->bf16, .gradients = run->gradients,
         };
         PLX_TRY(plx_run_op(run, &plx_op_matmul, &dweight));
     }
@@ -157,7 +157,7 @@ static plx_status gate_backward(plx_run *run, const grassmann *self, size_t half
         .a = dy, .b = half_of(self, weight->data, half, weight->type), .c = dx,
         .m = run->tokens, .n = hidden, .k = hidden,
         .lda = hidden, .ldb = 2 * hidden, .ldc = hidden,
-        .beta = 1.0, .bf16 = run->bf16,
+        .beta = 1.0, .bf16 = run->bf16, .gradients = run->gradients,
     };
     return plx_run_op(run, &plx_op_matmul, &dinput);
 }

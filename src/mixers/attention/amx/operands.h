@@ -50,7 +50,7 @@ static inline void read_strips(const float *const *rows, size_t heads, size_t d,
 }
 
 /* As vf_terms, by cutting off, which is shorter: the second term is below 2^-7, the third below 2^-15 of x, and what
- * the six products leave out when the other operand's terms are rounded, below 2^-22. */
+ * the six products leave out when the other operand's terms are rounded, below 2^-21. */
 INLINE void cut_terms(vf x, vf term[TERMS])
 {
     const vi upper = (vi){0} + (int32_t)0xffff0000;
