@@ -28,27 +28,28 @@ def add(label, work, sizes, case, flags, seconds, rounds=99):
     ROWS.append(dict(label=label, work=work, sizes=sizes, case=case, flags=flags, seconds=seconds, rounds=rounds))
 
 
-def add_heads(name, case, seconds, rounds=99, form="", chunk=None, **sizes):
+def add_heads(name, case, seconds, rounds=99, label="", form=None, **sizes):
     shape = " ".join("%s%d" % (k, v) for k, v in sizes.items() if k not in ("w1", "w2"))
     windows = " windows %dx%d" % (sizes["w1"], sizes["w2"]) if "w1" in sizes else ""
-    work = sizes if chunk is None else dict(sizes, chunk=chunk)
-    add(name + ", " + shape + windows + form, case, work, case, dict(sizes, G=sizes["H"]), seconds, rounds)
+    work = sizes if form is None else dict(sizes, form=form)
+    add(name + ", " + shape + windows + label, case, work, case, dict(sizes, G=sizes["H"]), seconds, rounds)
 
 
-def add_simplicial(d, w1, w2, seconds, whole):
-    """PyTorch's two forms, of which the whole one takes seconds: two calls of it are enough."""
-    sizes = dict(H=4, T=512, d=d, w1=w1, w2=w2)
-    add_heads("simplicial", "simplicial", seconds, form="; PyTorch unfolds 32 queries at a time", chunk=32, **sizes)
-    if whole > 0:
-        add_heads("simplicial", "simplicial", whole, 1, form="; PyTorch unfolds the whole sequence", chunk=0, **sizes)
+def add_simplicial(d, w1, w2, forms):
+    """forms: PyTorch's, with the seconds of each; of those that take long one round is enough."""
+    for form, seconds in forms.items():
+        label = {"chunks": "; unfolded for 32 queries at a time", "whole": "; unfolded, all queries at once",
+                 "sliced": "; unfolded, then 32 queries at a time"}[form]
+        add_heads("simplicial", "simplicial", seconds, 99 if form == "chunks" else 1, label, form, H=4, T=512, d=d, w1=w1,
+                  w2=w2)
 
 
 add_heads("attention", "attention", 14, H=8, T=1024, d=64)
 add_heads("attention", "attention", 22, H=8, T=2048, d=128)
 add_heads("nexus order 2, three attentions", "nexus", 18, H=8, T=1024, d=64)
-add_simplicial(64, 64, 16, 13, 11)
-add_simplicial(64, 512, 32, 21, 30)
-add_simplicial(128, 512, 32, 27, 0)
+add_simplicial(64, 64, 16, dict(chunks=13, whole=5, sliced=12))
+add_simplicial(64, 512, 32, dict(chunks=21, whole=8, sliced=30))
+add_simplicial(128, 512, 32, dict(chunks=27))
 add("grassmann layer, T1024 D256", "grassmann", dict(T=1024, D=256), "grassmann", dict(T=1024, D=256, H=4), 13)
 add("grassmann layer, T1024 D1024", "grassmann", dict(T=1024, D=1024), "grassmann", dict(T=1024, D=1024, H=16), 18)
 TRAIN_8M = dict(B=8, T=256, D=256, ffn=1024, vocab=8192, layers=6)
@@ -183,9 +184,9 @@ its users write (bench/peers/work.py), in f32 where a row does not say otherwise
 reference in the same run. The bf16 column is of operands rounded to bf16 (train.precision bf16), so beside PyTorch in f32 its
 ratio is one between precisions. Before each row, other work kept at most %.2f processors busy%s.
 
-PyTorch has no simplicial attention; it is written by unfold() and matrix products, in two forms that are as natural: over the
-windows of the whole sequence, and over those of 32 queries at a time, whose backward is many times quicker. The fine-tuning
-steps are of transformers' LlamaForCausalLM with torch.optim.AdamW (bench/peers/train_135m.py).
+PyTorch has no simplicial attention; it is written by unfold() and matrix products, in three forms that are as natural: windows
+unfolded for 32 queries at a time, those of the whole sequence at once, and those of the whole sequence of which 32 queries' are
+taken at a time (whose backward fills a gradient of all windows for each slice). The fine-tuning steps are of transformers' LlamaForCausalLM with torch.optim.AdamW (bench/peers/train_135m.py).
 
 %s
 %s""" % (saved["machine"], saved["version"], saved["torch"], times[0], times[-1], busy,

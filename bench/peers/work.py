@@ -43,9 +43,13 @@ def nexus(H, T, d):
     return pair([torch.randn(1, H, T, d) for _ in range(7)], forward)
 
 
-def simplicial_forward(w1, w2, chunk):
-    """2-simplicial attention by matrix products over windows that unfold() lays out, a chunk of queries at a time (0: all)."""
-    def windows(x, w, a, b):  # [H, T, d] -> [H, b - a, w, d], the w tokens that end at each of a .. b-1
+def simplicial_forward(w1, w2, form):
+    """2-simplicial attention by matrix products over windows that unfold() lays out. Forms: "chunks", 32 queries at a time;
+    "sliced", windows of the whole sequence of which 32 queries' are taken at a time; "whole", all at once."""
+    def windows(x, w):  # [H, T, d] -> [H, T, w, d], the w tokens that end at each
+        return F.pad(x, (0, 0, w - 1, 0)).unfold(1, w, 1).transpose(2, 3)
+
+    def windows_of(x, w, a, b):  # those of tokens a .. b-1
         return F.pad(x, (0, 0, w - 1, 0))[:, a:b + w - 1].unfold(1, w, 1).transpose(2, 3)
 
     def forward(q, k, v, k2, v2):
@@ -53,22 +57,25 @@ def simplicial_forward(w1, w2, chunk):
         t = torch.arange(T)[:, None]
         seen1 = t - (w1 - 1) + torch.arange(w1) >= 0
         seen2 = t - (w2 - 1) + torch.arange(w2) >= 0
+        step = T if form == "whole" else 32
+        laid = [windows(x, w) for x, w in ((k, w1), (v, w1), (k2, w2), (v2, w2))] if form == "sliced" else None
         outs = []
-        for a in range(0, T, chunk or T):
-            b = min(a + (chunk or T), T)
-            rows = q[:, a:b, None, :] * windows(k2, w2, a, b) * d ** -0.5
-            scores = rows @ windows(k, w1, a, b).transpose(2, 3)  # [H, chunk, w2, w1]
+        for a in range(0, T, step):
+            b = min(a + step, T)
+            kw, vw, k2w, v2w = ([x[:, a:b] for x in laid] if laid else
+                                [windows_of(x, w, a, b) for x, w in ((k, w1), (v, w1), (k2, w2), (v2, w2))])
+            scores = (q[:, a:b, None, :] * k2w * d ** -0.5) @ kw.transpose(2, 3)  # [H, step, w2, w1]
             seen = seen2[a:b, :, None] & seen1[a:b, None, :]
             scores = scores.masked_fill(~seen, float("-inf"))
             p = scores.flatten(2).softmax(-1).view_as(scores)
-            outs.append(((p @ windows(v, w1, a, b)) * windows(v2, w2, a, b)).sum(2))
+            outs.append(((p @ vw) * v2w).sum(2))
         return torch.cat(outs, 1)
 
     return forward
 
 
-def simplicial(H, T, d, w1, w2, chunk=32):
-    return pair([torch.randn(H, T, d) for _ in range(5)], simplicial_forward(w1, w2, chunk))
+def simplicial(H, T, d, w1, w2, form):
+    return pair([torch.randn(H, T, d) for _ in range(5)], simplicial_forward(w1, w2, form))
 
 
 class Grassmann(nn.Module):
@@ -125,14 +132,14 @@ def train(B, T, D, ffn, vocab, layers, heads=4):
 
 
 def check():
-    """Both forms of simplicial attention against its definition."""
+    """All forms of simplicial attention against its definition."""
     H, T, d, w1, w2 = 2, 40, 8, 17, 5
     q, k, v, k2, v2 = (torch.randn(H, T, d, dtype=torch.float64) for _ in range(5))
-    found = [simplicial_forward(w1, w2, chunk)(q, k, v, k2, v2) for chunk in (32, 0)]
+    found = [simplicial_forward(w1, w2, form)(q, k, v, k2, v2) for form in ("chunks", "sliced", "whole")]
     for t in range(T):
         j, m = slice(max(0, t - w1 + 1), t + 1), slice(max(0, t - w2 + 1), t + 1)
         score = torch.einsum("hl,hjl,hkl->hjk", q[:, t], k[:, j], k2[:, m]) * d ** -0.5
         p = score.flatten(1).softmax(-1).view_as(score)
         wanted = torch.einsum("hjk,hjl,hkl->hl", p, v[:, j], v2[:, m])
-        for form in found:
-            assert torch.allclose(form[:, t], wanted), "simplicial attention is not what it should be"
+        for made in found:
+            assert torch.allclose(made[:, t], wanted), "simplicial attention is not what it should be"
