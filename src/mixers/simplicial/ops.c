@@ -56,7 +56,7 @@ static bool tiles_backward(const void *arguments)
 static bool terms_pay(const plx_simplicial_problem *p)
 {
     size_t reach = p->window1 == 0 || p->window1 > p->sequence.length ? p->sequence.length : p->window1;
-    return p->head_dim >= 48 && reach >= 256 && p->window2 >= 8;
+    return p->head_dim >= 64 && reach >= 512 && p->window2 >= 16;
 }
 static bool terms_forward(const void *arguments)
 {

@@ -66,17 +66,21 @@ static inline square_work work_begin(int terms, const memory *m, const float *s,
     return work;
 }
 
-/* Pairs of rows 2 i and 2 i + 1 of two lane tiles, in both forms. */
-INLINE void put_forms(const weights *to, int term, vi first, vi second, size_t i)
+/* Rows 2 i and 2 i + 1 of two lane tiles: in pairs of rows, and as rows in pairs of lanes. */
+INLINE void put_forms(const weights *to, int term, const vi pairs[2], vi even, vi odd, size_t i)
 {
-    vi even = (first & 0xffff) | second << 16, odd = (vi)((vu)first >> 16) | (second & (int32_t)0xffff0000);
-    uint32_t *pairs = to->pairs + term * 2 * TILE + i * 16, *rows = to->rows + term * 2 * TILE + i * 32;
-    memcpy(pairs, &first, 64);
-    memcpy(pairs + TILE, &second, 64);
-    memcpy(rows, &even, 64);
-    memcpy(rows + 16, &odd, 64);
+    uint32_t *to_pairs = to->pairs + term * 2 * TILE + i * 16, *to_rows = to->rows + term * 2 * TILE + i * 32;
+    memcpy(to_pairs, &pairs[0], 64);
+    memcpy(to_pairs + TILE, &pairs[1], 64);
+    memcpy(to_rows, &even, 64);
+    memcpy(to_rows + 16, &odd, 64);
 }
-INLINE void put_terms(const weights *to, vf even[2], vf odd[2], size_t i)
+INLINE void put_bf16(const weights *to, const vi pairs[2], size_t i)
+{
+    vi even = (pairs[0] & 0xffff) | pairs[1] << 16, odd = (vi)((vu)pairs[0] >> 16) | (pairs[1] & (int32_t)0xffff0000);
+    put_forms(to, 0, pairs, even, odd, i);
+}
+INLINE void put_terms(const weights *to, const vf even[2], const vf odd[2], size_t i)
 {
     vf first[2][TERMS], second[2][TERMS];
     UNROLL for (int n = 0; n < 2; n++)
@@ -84,8 +88,12 @@ INLINE void put_terms(const weights *to, vf even[2], vf odd[2], size_t i)
         vf_terms(even[n], first[n]);
         vf_terms(odd[n], second[n]);
     }
-    UNROLL for (int term = 0; term < TERMS; term++) put_forms(to, term, vf_term_pairs(first[0][term], second[0][term]),
-                                                              vf_term_pairs(first[1][term], second[1][term]), i);
+    UNROLL for (int term = 0; term < TERMS; term++)
+    {
+        vi pairs[2] = {vf_term_pairs(first[0][term], second[0][term]), vf_term_pairs(first[1][term], second[1][term])};
+        put_forms(to, term, pairs, vf_term_pairs(first[0][term], first[1][term]),
+                  vf_term_pairs(second[0][term], second[1][term]), i);
+    }
 }
 
 /* P and dA of rows 2 i and 2 i + 1. */
@@ -121,8 +129,8 @@ INLINE void make_weights(const int terms, const powers how, const square_work *w
         if (terms == 1) da[n] = vf_bf16_pairs(even[n], odd[n]);
     }
     if (terms == 1) {
-        put_forms(&work->p, 0, pairs[0], pairs[1], i);
-        put_forms(&work->da, 0, da[0], da[1], i);
+        put_bf16(&work->p, pairs, i);
+        put_bf16(&work->da, da, i);
     } else {
         put_terms(&work->p, p_even, p_odd, i);
         put_terms(&work->da, even, odd, i);
@@ -176,7 +184,7 @@ INLINE void do_tile(const int terms, const chunk *c, size_t first, size_t units,
         float *s = m->s + i % 2 * 2 * SQUARE;
         square_work work = work_begin(terms, m, m->s + (i + 1) % 2 * 2 * SQUARE, n * 32, row, u);
         bool seldom = careful || lanes_masked(at, row, UNIT);
-        if (now && ahead && !seldom) {
+        if (terms == TERMS && now && ahead && !seldom) {
             score(terms, steps, unit, i / units, s, &work, m);
         } else {
             if (ahead) score(terms, steps, unit, i / units, s, NULL, m);

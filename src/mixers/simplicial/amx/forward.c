@@ -152,8 +152,7 @@ INLINE void do_tile(const int terms, size_t steps, const rows_of_tile *rows, mem
             for (size_t lane = n * 32; lane < n * 32 + 32; lane += 16)
                 vf_store(m->start + lane, vf_set(SCALE(terms).one - SCALE(terms).steps * SCALE(terms).room) -
                                               unit_top(at, before, lane, row));
-        square_work work = {0};
-        if (now) work = work_begin(m, before, n * 32, row, m->p + u * step);
+        square_work work = work_begin(m, before, n * 32, row, m->p + u * step);
         bool seldom = rows->careful || lanes_masked(at, row, UNIT);
         if (now && ahead && !seldom) {
             score(terms, tiles, k, x, steps, s, &work);

@@ -79,7 +79,7 @@ static inline vf token_part(const chunk *c, const plx_history *history, size_t i
 
 /* k or v of the tokens that the chunk sees through window 1 as left operands [unit][step], tokens as rows. Words hold
  * components 16 apart. Returns the largest magnitude. */
-static inline float panel_rows(const int terms, const chunk *c, const plx_history *history, uint32_t *to)
+INLINE float panel_rows(const int terms, const chunk *c, const plx_history *history, uint32_t *to)
 {
     largest most = {0};
     for (size_t unit = 0; unit < units_of(c->count1); unit++)
@@ -95,7 +95,7 @@ static inline float panel_rows(const int terms, const chunk *c, const plx_histor
 }
 
 /* The same as left operands [unit][32 components], components as rows. Words hold neighbouring tokens. */
-static inline void panel_turned(const int terms, const chunk *c, const plx_history *history, uint32_t *to)
+INLINE void panel_turned(const int terms, const chunk *c, const plx_history *history, uint32_t *to)
 {
     for (size_t unit = 0; unit < units_of(c->count1); unit++)
         for (size_t l = 0; l < c->width; l += 32, to += STEP_WORDS(terms))
@@ -128,8 +128,8 @@ static inline vf lane_part(const chunk *c, const block *at, const float *turned,
 
 /* factor * X^T or Y^T [d][LANES] as right operands [lane pair][step], words as those of panel_rows. Returns the largest
  * magnitude. */
-static inline float lane_columns(const int terms, const chunk *c, const block *at, const float *turned, float factor,
-                                 uint32_t *to)
+INLINE float lane_columns(const int terms, const chunk *c, const block *at, const float *turned, float factor,
+                          uint32_t *to)
 {
     largest most = {0};
     for (size_t pair = 0; pair < pairs_of(at); pair++)
@@ -146,7 +146,7 @@ static inline float lane_columns(const int terms, const chunk *c, const block *a
 }
 
 /* X or Y with the lanes as depth: right operands [lane pair][32 components]; words hold lanes 16 apart. */
-static inline void lane_rows(const int terms, const chunk *c, const block *at, const float *turned, uint32_t *to)
+INLINE void lane_rows(const int terms, const chunk *c, const block *at, const float *turned, uint32_t *to)
 {
     for (size_t pair = 0; pair < pairs_of(at); pair++)
         for (size_t l = 0; l < c->width; l += 16) {

@@ -111,11 +111,14 @@ static inline void lanes_read_panel(const chunk *c, const plx_history *history, 
         for (size_t l = 0; l < c->d; l++) to[l] = from[l] + bias;
         for (size_t l = c->d; l < c->width; l++) to[l] = 0;
     }
-    if (turned == NULL) return;
-    for (size_t l = 0; l < c->d; l++) {
-        for (size_t i = 0; i < count; i++) turned[l * c->row2 + i] = rows[i * c->width + l];
-        for (size_t i = count; i < c->row2; i++) turned[l * c->row2 + i] = 0;
-    }
+    for (size_t i = 0; turned != NULL && i < c->row2; i += PLX_VW)
+        for (size_t l = 0; l < c->d; l += PLX_VW) {
+            vf square[PLX_VW];
+            for (size_t n = 0; n < PLX_VW; n++)
+                square[n] = i + n < count ? vf_load(rows + (i + n) * c->width + l) : vf_set(0);
+            transpose(square);
+            for (size_t n = 0; n < PLX_VW && l + n < c->d; n++) vf_store(turned + (l + n) * c->row2 + i, square[n]);
+        }
 }
 
 /* The chunk of queries query .. query_end - 1 of row b and key/value head g, without its panels; of its query heads the
