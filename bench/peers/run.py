@@ -186,7 +186,8 @@ ratio is one between precisions. Before each row, other work kept at most %.2f p
 
 PyTorch has no simplicial attention; it is written by unfold() and matrix products, in three forms that are as natural: windows
 unfolded for 32 queries at a time, those of the whole sequence at once, and those of the whole sequence of which 32 queries' are
-taken at a time (whose backward fills a gradient of all windows for each slice). The fine-tuning steps are of transformers' LlamaForCausalLM with torch.optim.AdamW (bench/peers/train_135m.py).
+taken at a time (whose backward fills a gradient of all windows for each slice). The fine-tuning steps are of transformers'
+LlamaForCausalLM with torch.optim.AdamW (bench/peers/train_135m.py).
 
 %s
 %s""" % (saved["machine"], saved["version"], saved["torch"], times[0], times[-1], busy,
