@@ -337,8 +337,8 @@ static void reference_backward_matches_central_differences(void **state)
     }
 }
 
-/* A score that is not a number, or overflows, shows in the output of the queries that see it, and only there. An infinite
- * value stays infinite or becomes none. */
+/* A score that is not a number, or overflows, shows in the output of the queries that see it, and only there. An
+ * infinite value stays infinite or becomes none. */
 static void not_a_number_comes_through(void **state)
 {
     (void)state;
@@ -540,13 +540,17 @@ static void check_tiles(const char *kernel)
 static void tiles_cost_no_more_than_rounding(void **state)
 {
     (void)state;
+    plx_context *best;
+    expect_ok(plain, plx_context_create(NULL, &best));
+    const bool has_tiles = strcmp(plx_context_level(best), "amx") == 0;
+    plx_context_free(best);
     for (size_t i = 0; i < sizeof edges / sizeof *edges; i++) {
         const size_t *s = edges[i];
         set_shape(s[0], s[1], s[2], s[3], s[4], s[5], s[6]);
         if (s[1] * (s[2] / s[3]) < 32) continue; /* which other kernels take */
         check_tiles("emulated");
         shape.bf16 = false;
-        check_tiles("amx"); /* where the processor has tiles; the best that it has elsewhere */
+        if (has_tiles) check_tiles("amx"); /* others do not round, which moves lse by more than is allowed here */
         shape.bf16 = false;
         check_tiles_backward("emulated");
         shape.bf16 = false;
