@@ -228,7 +228,7 @@ def main():
         saved = json.load(open(args.save))
     version = subprocess.run([args.plexus, "--version"], check=True, capture_output=True, text=True).stdout.split()[-1]
     level, about = machine(args.plexus, args.threads)
-    args.impls = {"amx": "avx512,amx", "vnni": "avx512"}.get(level, level)
+    args.impls = {"amx": "avx512,amx_f32,amx", "vnni": "avx512"}.get(level, level)
     saved.update(machine=about, torch="PyTorch " + torch.__version__.split("+")[0], version=version)
     begin, expected, left = time.time(), 0, sum(row["seconds"] for row in rows)
     for number, row in enumerate(rows):

@@ -249,6 +249,8 @@ static plx_status list_implementations(bench *run, plx_bench_problem *problem, i
         bf16.peak = run->machine.tile_gflops;
         if (problem->bf16 != NULL && run->context->level == PLX_LEVEL_AMX && wanted(run, bf16.name))
             list[(*count)++] = bf16;
+        implementation terms = {.name = "amx_f32", .peak = bf16.peak / 6}; /* where operations accept it */
+        if (run->context->level == PLX_LEVEL_AMX && wanted(run, terms.name)) list[(*count)++] = terms;
         if (wanted(run, f32.name)) list[(*count)++] = f32;
         return PLX_OK;
     }
