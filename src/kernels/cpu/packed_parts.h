@@ -15,7 +15,7 @@
 typedef vi vi_unaligned __attribute__((aligned(1), may_alias));
 typedef uint16_t halves __attribute__((vector_size(PLX_VW * 2)));
 typedef halves halves_unaligned __attribute__((aligned(2), may_alias));
-typedef int8_t octets __attribute__((vector_size(PLX_VW * 4)));
+typedef uint8_t octets __attribute__((vector_size(PLX_VW * 4)));
 
 INLINE vf whole_to_float(vi x) { return __builtin_convertvector(x, vf); }
 INLINE vf multiply_add(vf a, vf b, vf c)
@@ -125,7 +125,7 @@ INLINE void store(const product *job, size_t row, size_t panel, const vf sum[VEC
     }
 }
 
-/* The panel as 8 bits with wide scales: the same numbers less `centre`. */
+/* The panel as 8 bits with wide scales: the same numbers less `centre`, modulo 256 (signed or not is the multiplier's). */
 INLINE void spread_form(const product *job, size_t panel, form_shape form, int centre, uint8_t *to)
 {
     const uint8_t *from = (const uint8_t *)job->a->weights + panel * job->panel_bytes;
@@ -137,7 +137,7 @@ INLINE void spread_form(const product *job, size_t panel, form_shape form, int c
             if (form.minimum) vf_store(head + PLX_PANEL_ROWS, scales_of(from, form, 1, v));
             for (size_t g = 0; g < 8; g++)
                 *(vi_unaligned *)(void *)(to + head_of(bytes) + 64 * g + v * PLX_VW * 4) =
-                    (vi)((octets)bytes_of(from, form, g, v) - (int8_t)centre);
+                    (vi)((octets)bytes_of(from, form, g, v) - (uint8_t)centre);
         }
 }
 
