@@ -125,7 +125,7 @@ INLINE void store(const product *job, size_t row, size_t panel, const vf sum[VEC
     }
 }
 
-/* The panel as 8 bits with wide scales: the same numbers less `centre`, modulo 256 (signed or not is the multiplier's). */
+/* The panel as 8 bits with wide scales: the same numbers less `centre`, modulo 256. */
 INLINE void spread_form(const product *job, size_t panel, form_shape form, int centre, uint8_t *to)
 {
     const uint8_t *from = (const uint8_t *)job->a->weights + panel * job->panel_bytes;
