@@ -23,8 +23,8 @@
 static const char *const level_names[PLX_LEVEL_COUNT] = {"portable", "avx2", "avx512", "vnni", "amx"};
 
 #if defined(__x86_64__)
-/* Bits 22 (AMX-BF16), 24 (AMX-TILE) and 25 (AMX-INT8) of leaf 7 and bit 5 (AVX512-BF16) of its subleaf 1; then Linux must be asked
- * once a process for the tiles' registers, or the first instruction on them ends the process. */
+/* Bits 22 (AMX-BF16), 24 (AMX-TILE) and 25 (AMX-INT8) of leaf 7 and bit 5 (AVX512-BF16) of its subleaf 1; then Linux
+ * must be asked once a process for the tiles' registers, or the first instruction on them ends the process. */
 static bool tiles_usable(void)
 {
     unsigned a, b, c, d;

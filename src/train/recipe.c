@@ -53,7 +53,8 @@ static plx_status read_recompute(plx_recipe *recipe, plx_keys *keys)
         return plx_keys_size(keys, "recompute", &recipe->options.recompute, 0, PLX_RECIPE_LAYERS_MOST);
     }
     PLX_TRY(plx_keys_choice(keys, "recompute", "none|all", &which));
-    recipe->options.recompute = which == 1 ? PLX_RECIPE_LAYERS_MOST : 0; /* lowered to the number of layers by plx_recipe_read_model */
+    /* lowered to the number of layers by plx_recipe_read_model */
+    recipe->options.recompute = which == 1 ? PLX_RECIPE_LAYERS_MOST : 0;
     return PLX_OK;
 }
 

@@ -117,8 +117,8 @@ INLINE void make_weights(plx_tiles *tiles, const desk *x, size_t i, size_t j, co
             }
             const size_t to = ((2 * j + side) * STRIPS + i) * TILE + r * 16;
             vi p_pairs[OPERAND_TERMS];
-            pair_rows(p[0], p[1], false, p_pairs);
-            pair_rows(ds[0], ds[1], false, pairs[side]);
+            pair_rows(p[0], p[1], p_pairs);
+            pair_rows(ds[0], ds[1], pairs[side]);
             UNROLL for (int term = 0; term < OPERAND_TERMS; term++)
             {
                 memcpy(x->p + to + term * WEIGHTS, &p_pairs[term], sizeof p_pairs[term]);

@@ -1,5 +1,4 @@
-/* backward_strips.h - what backward makes of its inputs: operands in strips of 32 tokens, and what queries see.
- */
+/* backward_strips.h - what backward makes of its inputs: operands in strips of 32 tokens, and what queries see. */
 #ifndef PLX_MIXERS_ATTENTION_AMX_BACKWARD_STRIPS_H
 #define PLX_MIXERS_ATTENTION_AMX_BACKWARD_STRIPS_H
 

@@ -122,7 +122,7 @@ INLINE void make_probabilities(plx_tiles *tiles, desk *x, const float *s, size_t
             right = vf_select(keys_seen(key + 16, x->first[row], x->last[row]), right, vf_set(0.0f));
         }
         vi rows[OPERAND_TERMS];
-        free_rows(left, right, false, rows);
+        free_rows(left, right, rows);
         uint16_t *p = x->p + ((size_t)(row / 16) * (KEYS / STEP) + number) * TILE + row % 16 * 32;
         UNROLL for (int i = 0; i < OPERAND_TERMS; i++) memcpy(p + i * P_PLANE, &rows[i], sizeof rows[i]);
         x->sum[row] += left + right;

@@ -22,14 +22,12 @@ static inline size_t strip_numbers(size_t depth) { return OPERAND_TERMS * STRIP 
 
 /* ---- operands of a strip ---- */
 
-/* A strip's tokens of one head, dense: [STRIP][strip_row(depth)], so that the
- * forms below are made from near. */
+/* A strip's tokens of one head, dense: [STRIP][strip_row(depth)], so that the forms below are made from near. */
 static inline size_t strip_row(size_t depth) { return depth + 16; }
 static inline size_t strip_floats(size_t depth) { return STRIP * strip_row(depth); }
 
-/* Heads that are read together, and groups of them that `heads` make: a page of
- * memory a token, since tokens of one head lie far apart, where the processor
- * does not look ahead. */
+/* Heads that are read together, and groups of them that `heads` make: a page of memory a token, since tokens of one
+ * head lie far apart, where the processor does not look ahead. */
 #define HEADS_MOST 32
 static inline size_t heads_together(size_t d)
 {
@@ -38,8 +36,7 @@ static inline size_t heads_together(size_t d)
 }
 static inline size_t head_groups(size_t heads, size_t d) { return (heads + heads_together(d) - 1) / heads_together(d); }
 
-/* `heads` strips, from rows of heads * d numbers; zeros beyond d and in rows
- * that are NULL. */
+/* `heads` strips, from rows of heads * d numbers; zeros beyond d and in rows that are NULL. */
 static inline void read_strips(const float *const *rows, size_t heads, size_t d, size_t depth, float *to)
 {
     for (size_t i = 0; i < STRIP; i++)
@@ -49,43 +46,27 @@ static inline void read_strips(const float *const *rows, size_t heads, size_t d,
                          rows[i] == NULL || c >= d ? vf_set(0.0f) : vf_next(rows[i] + h * d + c, d - c));
 }
 
-/* As vf_terms, by cutting off, which is shorter: the second term is below 2^-7, the third below 2^-15 of x, and what
- * the six products leave out when the other operand's terms are rounded, below 2^-21. */
-INLINE void cut_terms(vf x, vf term[TERMS])
-{
-    const vi upper = (vi){0} + (int32_t)0xffff0000;
-    term[TERM_HIGH] = (vf)((vi)x & upper);
-    x -= term[TERM_HIGH];
-    term[TERM_MIDDLE] = (vf)((vi)x & upper);
-    term[TERM_LOW] = x - term[TERM_MIDDLE];
-}
-
-/* Rows for the planes, even[n] and odd[n] as neighbours. round: terms are made by rounding, else by cutting off. */
-INLINE void pair_rows(vf even, vf odd, const bool round, vi row[OPERAND_TERMS])
+/* Rows for the planes, even[n] and odd[n] as neighbours. */
+INLINE void pair_rows(vf even, vf odd, vi row[OPERAND_TERMS])
 {
     if (OPERAND_TERMS == 1) {
         row[0] = vf_bf16_pairs(even, odd);
         return;
     }
     vf even_terms[TERMS], odd_terms[TERMS];
-    if (round) {
-        vf_terms(even, even_terms);
-        vf_terms(odd, odd_terms);
-    } else {
-        cut_terms(even, even_terms);
-        cut_terms(odd, odd_terms);
-    }
+    vf_terms(even, even_terms);
+    vf_terms(odd, odd_terms);
     UNROLL for (int i = 0; i < OPERAND_TERMS; i++) row[i] = vf_term_pairs(even_terms[i], odd_terms[i]);
 }
 
 /* The same where the order of the numbers in a row is free: it is `first`, `second` if ROWS_IN_ORDER. */
 #define ROWS_IN_ORDER (OPERAND_TERMS == 1)
-INLINE void free_rows(vf first, vf second, const bool round, vi row[OPERAND_TERMS])
+INLINE void free_rows(vf first, vf second, vi row[OPERAND_TERMS])
 {
     if (ROWS_IN_ORDER)
         vf_store_bf16(&row[0], first, second);
     else
-        pair_rows(first, second, round, row);
+        pair_rows(first, second, row);
 }
 
 /* 16 rows for each plane become tiles at `to`, a plane's `plane` numbers from the one before. */
@@ -108,7 +89,7 @@ INLINE void pack_tokens(const float *strip, size_t depth, const bool right, uint
             vf square[OPERAND_TERMS][16];
             for (size_t i = 0; i < 16; i++) {
                 vi rows[OPERAND_TERMS];
-                free_rows(vf_load(from + i * row), vf_load(from + i * row + 16), true, rows);
+                free_rows(vf_load(from + i * row), vf_load(from + i * row + 16), rows);
                 UNROLL for (int j = 0; j < OPERAND_TERMS; j++) square[j][i] = (vf)rows[j];
             }
             put_tiles(square, right, STRIP * depth, to);
@@ -126,7 +107,7 @@ INLINE void pack_components(const float *strip, size_t depth, const bool left, c
         for (size_t i = 0; i < 16; i++) {
             vi rows[OPERAND_TERMS];
             pair_rows(vf_load(from + (in_order ? 2 * i : i) * row),
-                      vf_load(from + (in_order ? 2 * i + 1 : i + 16) * row), true, rows);
+                      vf_load(from + (in_order ? 2 * i + 1 : i + 16) * row), rows);
             UNROLL for (int j = 0; j < OPERAND_TERMS; j++) square[j][i] = (vf)rows[j];
         }
         put_tiles(square, left, STRIP * depth, to);
@@ -213,8 +194,7 @@ INLINE vf operand_exp2(vf x)
 #endif
 }
 
-/* All bits set in the lanes of keys key .. key + 15 that lie in first .. last.
- */
+/* All bits set in the lanes of keys key .. key + 15 that lie in first .. last. */
 INLINE vi keys_seen(int64_t key, int32_t first, int32_t last)
 {
     static const int32_t numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
