@@ -197,6 +197,46 @@ static void test_reduced(void **state)
     plx_context_free(context);
 }
 
+/* A case without an operation of its own, as models are: what runs is the context's choice, so that its level decides,
+ * and the row of vectors must not run on tiles. */
+static plx_status make_chosen(plx_bench_problem *problem, const plx_bench_shape *shape)
+{
+    bool *bf16 = (bool *)problem->arguments.bytes;
+    problem->bf16 = bf16;
+    problem->own = plx_bench_zeroed(problem, shape->count);
+    problem->flops = 1;
+    return problem->status;
+}
+static plx_status run_chosen(plx_bench_problem *problem)
+{
+    const plx_level level = problem->context->level;
+    if (problem->kernel != NULL) assert_int_equal(strncmp(problem->kernel, "amx", 3) == 0, level == PLX_LEVEL_AMX);
+    return PLX_OK;
+}
+static const plx_bench_case chosen_case = {.name = "chosen.step",
+                                           .tolerance = 1,
+                                           .make = make_chosen,
+                                           .run = run_chosen,
+                                           .shapes = (const plx_bench_shape[]){{.count = 8}, {0}}};
+
+static void test_levels(void **state)
+{
+    (void)state;
+    plx_context *context = make_context();
+    const plx_level level = context->level;
+    results all = {0};
+    plx_bench_options options = {.rounds = 3,
+                                 .seconds = 0.001,
+                                 .cases = (const plx_bench_case *const[]){&chosen_case, NULL},
+                                 .result = collect,
+                                 .user = &all};
+    size_t wrong;
+    assert_int_equal(plx_bench_measure(context, &options, &wrong), PLX_OK);
+    assert_int_equal(all.count, level == PLX_LEVEL_AMX ? 3 : 1);
+    assert_int_equal(context->level, level);
+    plx_context_free(context);
+}
+
 static bool has_case(const plx_bench_list *list, const plx_op *op)
 {
     for (size_t i = 0; i < list->count; i++)
@@ -236,6 +276,7 @@ int main(void)
         cmocka_unit_test(test_wrong),
         cmocka_unit_test(test_options),
         cmocka_unit_test(test_reduced),
+        cmocka_unit_test(test_levels),
         cmocka_unit_test(test_every_operation_has_a_case),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

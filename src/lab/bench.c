@@ -1,6 +1,7 @@
 /* bench.c - checks and times the cases that match; see bench.h. */
 #include "lab/bench.h"
 
+#include "lab/bench_shape.h"
 #include "mixers/mixer.h"
 
 #include <fnmatch.h>
@@ -10,12 +11,13 @@
 
 #define REFERENCE_FLOPS 4e8 /* about what the reference computes in half a second */
 #define SAMPLE_SECONDS 2e-3 /* a sample repeats what is shorter */
-enum { IMPLS = 12, SAMPLES = 200, LEAST_ROUNDS = 3, LAYERS_MOST = 1024 };
+enum { IMPLS = 12, SAMPLES = 200, LEAST_ROUNDS = 3 };
 
 typedef struct implementation {
     const char *name;
     bool bf16;       /* rounds its operands */
     bool check_only; /* ref, emulated: no speed is of interest */
+    plx_level level; /* that the context is held to while it runs */
     double peak;     /* GFLOP/s of its level */
     double error;
     double samples[SAMPLES];
@@ -29,68 +31,6 @@ typedef struct bench {
     double level_peak[PLX_LEVEL_COUNT]; /* f32, 0: not measured yet */
     size_t wrong;
 } bench;
-
-/* ---- shapes ---- */
-
-enum { SIZES = sizeof(plx_bench_shape) / sizeof(size_t) };
-static size_t *sizes_of(plx_bench_shape *shape) { return (size_t *)shape; }
-
-static plx_bench_shape with_given(plx_bench_shape shape, plx_bench_shape given)
-{
-    for (size_t i = 0; i < SIZES; i++)
-        if (sizes_of(&shape)[i] != 0 && sizes_of(&given)[i] != 0) sizes_of(&shape)[i] = sizes_of(&given)[i];
-    if (shape.w1 == 0 && shape.H != 0) shape.w1 = given.w1; /* a window where there is none */
-    if (shape.G != 0 && given.G == 0 && shape.H % shape.G != 0) shape.G = shape.H;
-    return shape;
-}
-
-static bool same_shape(const plx_bench_shape *a, const plx_bench_shape *b) { return memcmp(a, b, sizeof *a) == 0; }
-
-/* Makes the shape smaller where that keeps its character: batch, then layers, then heads, then the longest side. */
-static bool reduce_shape(plx_bench_shape *shape)
-{
-    if (shape->B > 1)
-        shape->B = 1;
-    else if (shape->layers > 2)
-        shape->layers = (shape->layers + 1) / 2;
-    else if (shape->H > 2 && shape->H % 2 == 0 && (shape->G % 2 == 0 || shape->G == 1) && shape->D == 0) {
-        shape->H /= 2;
-        if (shape->G > 1) shape->G /= 2;
-    } else {
-        size_t *sides[] = {&shape->T, &shape->M, &shape->N, &shape->K, &shape->vocab}, *longest = sides[0];
-        for (size_t i = 1; i < sizeof sides / sizeof *sides; i++)
-            if (*sides[i] > *longest) longest = sides[i];
-        if (*longest <= 16) return false;
-        *longest = (*longest + 1) / 2;
-    }
-    return true;
-}
-
-/* Refuses what cannot fit, so that no product of sizes overflows later. */
-static plx_status check_shape(bench *run, const plx_bench_case *about, const plx_bench_shape *s)
-{
-#define AT_LEAST_1(size) ((double)((size) > 0 ? (size) : 1))
-    double rows = AT_LEAST_1(s->B) * AT_LEAST_1(s->T), wide = AT_LEAST_1(s->H) * AT_LEAST_1(s->d);
-    double largest = rows * fmax(fmax(wide, (double)s->vocab), fmax((double)s->D, (double)s->ffn));
-    const double others[] = {AT_LEAST_1(s->M) * AT_LEAST_1(s->N),
-                             AT_LEAST_1(s->M) * AT_LEAST_1(s->K),
-                             AT_LEAST_1(s->N) * AT_LEAST_1(s->K),
-                             AT_LEAST_1(s->vocab) * AT_LEAST_1(s->D),
-                             AT_LEAST_1(s->M) * AT_LEAST_1(s->vocab),
-                             (double)s->count,
-                             rows * AT_LEAST_1(s->rank) * AT_LEAST_1(s->rank),
-                             AT_LEAST_1(s->rank) * AT_LEAST_1(s->D)};
-#undef AT_LEAST_1
-    for (size_t i = 0; i < sizeof others / sizeof *others; i++) largest = fmax(largest, others[i]);
-    if (s->G != 0 && s->H % s->G != 0)
-        return plx_fail(run->context, PLX_ERROR_VALUE,
-                        "%s: %zu heads cannot share %zu key/value heads; choose a multiple", about->name, s->H, s->G);
-    if (s->layers > LAYERS_MOST)
-        return plx_fail(run->context, PLX_ERROR_VALUE, "%s: at most %d layers", about->name, LAYERS_MOST);
-    if (largest * sizeof(double) <= (double)plx_available_memory() && largest < INT32_MAX) return PLX_OK;
-    return plx_fail(run->context, PLX_ERROR_VALUE, "%s: an array of %.3g numbers is too large; use smaller sizes",
-                    about->name, largest);
-}
 
 /* ---- results ---- */
 
@@ -157,13 +97,37 @@ static double difference(const plx_bench_problem *problem, const outputs *found,
     return worst;
 }
 
-static plx_status run_for_outputs(plx_bench_problem *problem, const implementation *impl, outputs *all)
+static void take(plx_bench_problem *problem, const implementation *impl)
 {
     problem->kernel = impl != NULL ? impl->name : NULL;
     if (problem->bf16 != NULL) *problem->bf16 = impl != NULL && impl->bf16;
+}
+
+/* Prepares the problem and runs it `repeat` times at the implementation's level. */
+static plx_status run_held(plx_bench_problem *problem, const implementation *impl, size_t repeat, double *seconds)
+{
+    plx_context *context = problem->context;
+    const plx_level level = context->level;
+    take(problem, impl);
+    if (impl != NULL) context->level = impl->level;
+    plx_status status = plx_bench_prepare(problem);
+    problem->seconds = -1;
+    double begin = plx_seconds(), own = 0;
+    for (size_t i = 0; i < repeat && status == PLX_OK; i++) {
+        status = plx_bench_run(problem);
+        if (problem->seconds >= 0) own += problem->seconds;
+    }
+    *seconds = (problem->seconds >= 0 ? own : plx_seconds() - begin) / (double)repeat;
+    context->level = level;
+    return status;
+}
+
+static plx_status run_for_outputs(plx_bench_problem *problem, const implementation *impl, outputs *all)
+{
+    double seconds;
+    take(problem, impl);
     PLX_TRY(plx_bench_refill(problem));
-    PLX_TRY(plx_bench_prepare(problem));
-    PLX_TRY(plx_bench_run(problem));
+    PLX_TRY(run_held(problem, impl, 1, &seconds));
     return read_outputs(problem, all);
 }
 
@@ -243,15 +207,18 @@ static plx_status list_implementations(bench *run, plx_bench_problem *problem, i
     plx_level own = run->context->level > PLX_LEVEL_AVX512 ? PLX_LEVEL_AVX512 : run->context->level;
     static const char *const level_names[] = {"portable", "avx2", "avx512"};
     *count = 0;
-    if (op == NULL) { /* whatever the model takes: f32, and bf16 where it has that */
-        implementation f32 = {.name = level_names[own]}, bf16 = {.name = "amx", .bf16 = true};
-        PLX_TRY(peak_of(run, own, &f32.peak));
-        bf16.peak = run->machine.tile_gflops;
-        if (problem->bf16 != NULL && run->context->level == PLX_LEVEL_AMX && wanted(run, bf16.name))
-            list[(*count)++] = bf16;
-        implementation terms = {.name = "amx_f32", .peak = bf16.peak / 6}; /* where operations accept it */
-        if (run->context->level == PLX_LEVEL_AMX && wanted(run, terms.name)) list[(*count)++] = terms;
-        if (wanted(run, f32.name)) list[(*count)++] = f32;
+    if (op == NULL) { /* whatever the model takes: in training bf16 and f32 on tiles too */
+        plx_level level = run->context->level;
+        double tiles = run->machine.tile_gflops, vectors;
+        PLX_TRY(peak_of(run, own, &vectors));
+        bool trains = problem->bf16 != NULL && level == PLX_LEVEL_AMX;
+        if (trains && wanted(run, "amx"))
+            list[(*count)++] = (implementation){.name = "amx", .bf16 = true, .level = level, .peak = tiles};
+        if (trains && wanted(run, "amx_f32"))
+            list[(*count)++] = (implementation){.name = "amx_f32", .level = level, .peak = tiles / 6};
+        if (trains) level = own;
+        if (wanted(run, level_names[own]))
+            list[(*count)++] = (implementation){.name = level_names[own], .level = level, .peak = vectors};
         return PLX_OK;
     }
     for (const plx_kernel *kernel = op->kernels; kernel->run != NULL && *count < IMPLS; kernel++) {
@@ -259,7 +226,7 @@ static plx_status list_implementations(bench *run, plx_bench_problem *problem, i
         bool f32 = accepts(kernel, problem, false);
         if (!f32 && !(problem->bf16 != NULL && accepts(kernel, problem, true))) continue;
         implementation *impl = &list[(*count)++];
-        *impl = (implementation){.name = kernel->name, .bf16 = !f32};
+        *impl = (implementation){.name = kernel->name, .bf16 = !f32, .level = run->context->level};
         plx_level level = own;
         impl->check_only = strcmp(kernel->name, "ref") == 0 || strncmp(kernel->name, "emulated", 8) == 0;
         if (kernel[1].run == NULL && kernel == op->kernels) impl->check_only = false; /* the only one there is */
@@ -335,21 +302,6 @@ static plx_status check_agreement(plx_bench_problem *problem, implementation *li
 
 /* ---- timing ---- */
 
-static plx_status sample(plx_bench_problem *problem, implementation *impl, size_t repeat, double *seconds)
-{
-    problem->kernel = impl->name;
-    if (problem->bf16 != NULL) *problem->bf16 = impl->bf16;
-    PLX_TRY(plx_bench_prepare(problem));
-    problem->seconds = -1;
-    double begin = plx_seconds(), own = 0;
-    for (size_t i = 0; i < repeat; i++) {
-        PLX_TRY(plx_bench_run(problem));
-        if (problem->seconds >= 0) own += problem->seconds;
-    }
-    *seconds = (problem->seconds >= 0 ? own : plx_seconds() - begin) / (double)repeat;
-    return PLX_OK;
-}
-
 static int compare_doubles(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
@@ -364,8 +316,8 @@ static plx_status time_all(bench *run, plx_bench_problem *problem, implementatio
     PLX_TRY(plx_bench_refill(problem));
     for (size_t i = 0; i < count; i++) {
         if (!go[i]) continue;
-        PLX_TRY(sample(problem, &list[i], 1, &one)); /* also warms caches */
-        PLX_TRY(sample(problem, &list[i], 1, &one));
+        PLX_TRY(run_held(problem, &list[i], 1, &one)); /* also warms caches */
+        PLX_TRY(run_held(problem, &list[i], 1, &one));
         double repeat = SAMPLE_SECONDS / fmax(one, 1e-9);
         list[i].repeat = repeat > 1000 ? 1000 : repeat < 1 ? 1 : (size_t)repeat;
     }
@@ -374,7 +326,7 @@ static plx_status time_all(bench *run, plx_bench_problem *problem, implementatio
         if (run->options->rounds == 0 && round >= LEAST_ROUNDS && plx_seconds() - begin > limit) break;
         PLX_TRY(plx_check_cancel(run->context));
         for (size_t i = 0; i < count; i++)
-            if (go[i]) PLX_TRY(sample(problem, &list[i], list[i].repeat, &list[i].samples[list[i].sample_count++]));
+            if (go[i]) PLX_TRY(run_held(problem, &list[i], list[i].repeat, &list[i].samples[list[i].sample_count++]));
     }
     return PLX_OK;
 }
@@ -418,7 +370,7 @@ static plx_status measure_problem(bench *run, plx_bench_problem *problem, const 
                                   const plx_bench_shape *checked, implementation *list)
 {
     const plx_bench_case *about = problem->about;
-    bool reduced = !same_shape(shape, checked), go[IMPLS] = {false};
+    bool reduced = !plx_bench_shape_same(shape, checked), go[IMPLS] = {false};
     double bf16_bound = 0;
     size_t count;
     PLX_TRY(list_implementations(run, problem, list, &count));
@@ -443,9 +395,9 @@ static plx_status measure_shape(bench *run, const plx_bench_case *about, const p
 {
     plx_bench_shape checked = *shape;
     double flops;
-    PLX_TRY(check_shape(run, about, shape));
+    PLX_TRY(plx_bench_shape_check(run->context, about, shape));
     PLX_TRY(flops_of(run, about, &checked, &flops));
-    while (flops > REFERENCE_FLOPS && reduce_shape(&checked)) PLX_TRY(flops_of(run, about, &checked, &flops));
+    while (flops > REFERENCE_FLOPS && plx_bench_shape_reduce(&checked)) PLX_TRY(flops_of(run, about, &checked, &flops));
     implementation *list = plx_alloc_array(run->context, IMPLS, sizeof *list);
     if (list == NULL) return PLX_ERROR_MEMORY;
     plx_bench_problem problem;
@@ -469,12 +421,13 @@ bool plx_bench_matches(const char *pattern, const char *name)
 
 static plx_status measure_case(bench *run, const plx_bench_case *about, size_t *done, size_t total)
 {
-    for (const plx_bench_shape *first = about->shapes, *s = first; !same_shape(s, &(plx_bench_shape){0}); s++) {
-        plx_bench_shape shape = with_given(*s, run->options->given), earlier;
+    for (const plx_bench_shape *first = about->shapes, *s = first; !plx_bench_shape_same(s, &(plx_bench_shape){0});
+         s++) {
+        plx_bench_shape shape = plx_bench_shape_with(*s, run->options->given), earlier;
         bool again = false; /* sizes given may make shapes equal */
         for (const plx_bench_shape *before = first; before < s && !again; before++) {
-            earlier = with_given(*before, run->options->given);
-            again = same_shape(&earlier, &shape);
+            earlier = plx_bench_shape_with(*before, run->options->given);
+            again = plx_bench_shape_same(&earlier, &shape);
         }
         plx_progress(run->context, about->name, (double)(*done)++, (double)total);
         if (!again) PLX_TRY(measure_shape(run, about, &shape));
@@ -494,7 +447,8 @@ plx_status plx_bench_measure(plx_context *context, const plx_bench_options *opti
     size_t total = 0, done = 0;
     for (size_t i = 0; cases[i] != NULL; i++)
         if (plx_bench_matches(options->pattern, cases[i]->name))
-            for (const plx_bench_shape *s = cases[i]->shapes; !same_shape(s, &(plx_bench_shape){0}); s++) total++;
+            for (const plx_bench_shape *s = cases[i]->shapes; !plx_bench_shape_same(s, &(plx_bench_shape){0}); s++)
+                total++;
     plx_status status = total > 0 ? plx_machine_measure(context, &run.machine)
                                   : plx_fail(context, PLX_ERROR_VALUE, "nothing to measure matches '%s'",
                                              options->pattern != NULL ? options->pattern : "*");
