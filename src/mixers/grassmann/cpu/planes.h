@@ -4,7 +4,7 @@
 #define PLX_MIXERS_GRASSMANN_CPU_PLANES_H
 
 #include "kernels/cpu/parts.h"
-#include "mixers/grassmann/cpu/wide.h"
+#include "kernels/cpu/wide.h"
 #include "mixers/grassmann/grassmann_ops.h"
 
 #include <math.h>

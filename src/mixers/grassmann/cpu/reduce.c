@@ -8,7 +8,7 @@
  * cancel in the weight's gradient; in f32 the rest of the sum would drown in their rounding. Both take double, for a
  * few percent of the layer's work. */
 #include "kernels/cpu/parts.h"
-#include "mixers/grassmann/cpu/wide.h"
+#include "kernels/cpu/wide.h"
 #include "mixers/grassmann/grassmann_ops.h"
 
 #define TOKENS (PLX_VW == 16 ? 8 : 4) /* of a tile: with 2 vectors each, as many sums as there are registers for */

@@ -1,7 +1,7 @@
 /* wide.h - double vectors as long as vec.h's vf, for what single precision cannot carry, and sums over the lanes of
  * several vectors at once. */
-#ifndef PLX_MIXERS_GRASSMANN_CPU_WIDE_H
-#define PLX_MIXERS_GRASSMANN_CPU_WIDE_H
+#ifndef PLX_KERNELS_CPU_WIDE_H
+#define PLX_KERNELS_CPU_WIDE_H
 
 #include "kernels/cpu/vec.h"
 
