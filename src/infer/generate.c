@@ -132,6 +132,12 @@ static plx_status prepare(generation *all, const plx_prompt *prompts, size_t tog
         if (made->count > longest) longest = made->count;
         if (!(made->text = plx_alloc(context, made->text_room = 64))) return PLX_ERROR_MEMORY;
     }
+    const size_t positions = all->model->config.max_position_embeddings;
+    if (longest > positions)
+        plx_log(
+            context, PLX_LOG_WARNING,
+            "a prompt of %zu tokens is longer than the %zu positions that the model is meant for: it may read badly",
+            longest, positions);
     if (!plx_add_sizes(longest, all->options->max_tokens, &capacity)) capacity = SIZE_MAX;
     all->slots = together < all->count ? together : all->count;
     plx_session_options options = {.slots = all->slots,

@@ -29,6 +29,7 @@ expect "a prompt from a file" 0 '^the cat' "$plexus" generate run --prompt-file 
 expect "a prompt from standard input" 0 '^the cat' bash -c "'$plexus' generate run --prompt-file - --max-tokens 3 <prompt.txt"
 expect "a prompt file that is missing" 1 'nofile' "$plexus" generate run --prompt-file nofile
 expect "an empty prompt, far beyond the trained length" 0 '' "$plexus" generate run --max-tokens 100 --temperature 0
+expect "a prompt beyond the positions" 0 "prompt of 200 tokens is longer than the [0-9]+ positions" "$plexus" generate run --prompt "$(printf "%200s")" --max-tokens 3
 expect "a prompt of no UTF-8" 0 '"prompt":"..*","text"' "$plexus" generate run --prompt $'\xff\xe2\x82' --max-tokens 3 --json
 several() { "$plexus" generate run --max-tokens 9 --seed 3 "$@" 2>/dev/null; }
 printf 'the cat\n\nand\r\nthe dog sat\nx' >prompts.txt
