@@ -79,7 +79,7 @@ static bool terms_pay(const void *arguments)
 {
     const plx_matmul_args *a = arguments;
     const size_t narrow = a->m < a->n ? a->m : a->n;
-    return accepts_terms(a) && (a->transpose_a ? narrow >= 128 && a->m * a->n >= 100000 : narrow >= 64);
+    return accepts_terms(a) && (a->transpose_a ? narrow >= 64 && a->m * a->n >= 32768 : narrow >= 64);
 }
 /* Below AVX-512 OpenBLAS's kernels are the faster ones (docs/results/cpu-kernels.md), but for x W^T, where they do not
  * keep rows apart and decline. */
