@@ -193,7 +193,8 @@ static const size_t shapes[][7] = {
     {1, 100, 3, 1, 17, 0, 30},  {1, 130, 2, 1, 80, 33, 0},  {1, 96, 6, 2, 5, 1, 9},
     {1, 70, 2, 2, 256, 0, 40},  {1, 160, 2, 2, 9, 64, 70},  {2, 33, 70, 1, 4, 0, 12},
     {1, 150, 2, 1, 31, 40, 2},  {1, 200, 1, 1, 33, 300, 0}, {1, 300, 4, 1, 4, 0, 0},
-    {1, 280, 8, 2, 7, 90, 150}, /* backward: chunks of queries */
+    {1, 280, 8, 2, 7, 90, 150},                           /* backward: chunks of queries */
+    {3, 150, 12, 6, 20, 0, 70}, {8, 33, 4, 2, 40, 20, 0}, /* tiles: a head's keys and values in one job */
 };
 
 static void fast_forward_agrees_with_the_reference(void **state)
@@ -223,11 +224,8 @@ static void fast_steps_agree_with_the_reference(void **state)
 {
     (void)state;
     static const size_t steps[][5] = {/* T, heads, kv heads, width, window */
-                                      {1, 4, 2, 6, 0},
-                                      {1, 1, 1, 64, 0},
-                                      {5, 4, 1, 24, 9},
-                                      {70, 2, 2, 33, 20},
-                                      {3, 6, 3, 16, 1}};
+                                      {1, 4, 2, 6, 0},    {1, 1, 1, 64, 0},   {5, 4, 1, 24, 9},
+                                      {70, 2, 2, 33, 20}, {40, 12, 6, 16, 9}, {3, 6, 3, 16, 1}};
     for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
         const size_t *s = steps[i];
         static const int32_t past[3] = {70, 0, 133}, slot[3] = {3, 0, 1};

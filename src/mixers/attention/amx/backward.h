@@ -85,14 +85,11 @@ static void ahead_set(ahead *a, const desk *x, const squares *s, size_t number)
 {
     const size_t depth = x->depth, each = strip_numbers(depth), q = s->query[number] * each, k = s->key[number] * each;
     float *to = x->s + number % 2 * 2 * STRIP * STRIP;
-    a->steps = depth / 32 * PRODUCTS;
-    a->done = 0;
-    a->product[0].left = (planes){{x->q + q, 16 * depth, TILE}, STRIP * depth};
-    a->product[0].right = (planes){{x->k + k, 16 * depth, TILE}, STRIP * depth};
-    a->product[0].to = to;
-    a->product[1].left = (planes){{x->o + q, 16 * depth, TILE}, STRIP * depth};
-    a->product[1].right = (planes){{x->v + k, 16 * depth, TILE}, STRIP * depth};
-    a->product[1].to = to + STRIP * STRIP;
+    ahead_clear(a);
+    ahead_add(a, (planes){{x->q + q, 16 * depth, TILE}, STRIP * depth},
+              (planes){{x->k + k, 16 * depth, TILE}, STRIP * depth}, 0, depth / 32, to, STRIP, false);
+    ahead_add(a, (planes){{x->o + q, 16 * depth, TILE}, STRIP * depth},
+              (planes){{x->v + k, 16 * depth, TILE}, STRIP * depth}, 0, depth / 32, to + STRIP * STRIP, STRIP, false);
 }
 
 /* P and dS of a square, in all their forms, while the next one is multiplied. */
@@ -102,7 +99,7 @@ INLINE void make_weights(plx_tiles *tiles, const desk *x, size_t i, size_t j, co
     const float *change = s + STRIP * STRIP;
     for (size_t r = 0; r < STRIP; r += 2, s += 2 * STRIP, change += 2 * STRIP) {
         vi pairs[2][OPERAND_TERMS];
-        go_ahead(tiles, next, 2 * next->steps * (r + 2) / STRIP);
+        go_ahead(tiles, next, next->total * (r + 2) / STRIP);
         for (size_t side = 0; side < 2; side++) {
             vf p[2], ds[2];
             for (size_t row = 0; row < 2; row++) {
@@ -141,7 +138,7 @@ static void make_square(plx_tiles *tiles, const desk *x, const squares *s, size_
     const size_t i = s->query[number], j = s->key[number];
     const int64_t key = x->key + (int64_t)(j * STRIP);
     ahead next;
-    next.steps = next.done = 0;
+    ahead_clear(&next);
     if (number + 1 < s->count) ahead_set(&next, x, s, number + 1);
     const float *from = x->s + number % 2 * 2 * STRIP * STRIP;
     if (key >= x->sights[i].all_begin && key + STRIP <= x->sights[i].all_end)
@@ -188,7 +185,7 @@ static void take_block(plx_tiles *tiles, const desk *x)
     if (s.count == 0) return;
     ahead first;
     ahead_set(&first, x, &s, 0);
-    go_ahead(tiles, &first, 2 * first.steps);
+    go_ahead(tiles, &first, first.total);
     for (size_t number = 0; number < s.count; number++) make_square(tiles, x, &s, number);
     add_keys(tiles, x, &s, x->o_turned, x->p, x->dv);
     add_keys(tiles, x, &s, x->q_turned, x->ds, x->dk);

@@ -157,23 +157,52 @@ INLINE void multiply(plx_tiles *tiles, const planes left, const planes right, si
 
 /* ---- products ahead ---- */
 
-/* Squares of 32 x 32 whose products are taken a product of terms of a step of depth 32 at a time between vectors' work
- * on earlier ones: the processor does both at once only where their instructions lie close together. */
+/* Squares of 32 x 32 whose products are taken a product of terms of a step of depth 32 at a time between vectors' work:
+ * the processor does both at once only where their instructions lie close together. */
+#define AHEAD_MOST 8
 typedef struct ahead {
-    size_t steps, done; /* of each, of all */
+    size_t count, total;     /* squares; products of terms of all */
+    size_t number, at, done; /* the square in work, products of it and of all that are done */
     struct {
         planes left, right;
-        float *to; /* [32][32] */
-    } product[2];
+        size_t step, products;
+        float *to; /* [32][stride] */
+        size_t stride;
+        bool add; /* to what is there */
+    } square[AHEAD_MOST];
 } ahead;
+
+INLINE void ahead_clear(ahead *a) { a->count = a->total = a->number = a->at = a->done = 0; }
+
+/* to (+)= left right, over `steps` of depth 32 from the step-th on. */
+INLINE void ahead_add(ahead *a, planes left, planes right, size_t step, size_t steps, float *to, size_t stride,
+                      bool add)
+{
+    const size_t i = a->count++;
+    a->square[i].left = left;
+    a->square[i].right = right;
+    a->square[i].step = step;
+    a->square[i].products = steps * PRODUCTS;
+    a->square[i].to = to;
+    a->square[i].stride = stride;
+    a->square[i].add = add;
+    a->total += steps * PRODUCTS;
+}
 
 INLINE void go_ahead(plx_tiles *tiles, ahead *a, size_t until)
 {
     for (; a->done < until; a->done++) {
-        const size_t number = a->done >= a->steps, step = a->done - number * a->steps;
-        if (step == 0) square_zero(tiles);
-        multiply_terms(tiles, &a->product[number].left, &a->product[number].right, step / PRODUCTS, step % PRODUCTS);
-        if (step + 1 == a->steps) square_store(tiles, a->product[number].to, STRIP);
+        const size_t i = a->number, at = a->at++;
+        if (at == 0 && a->square[i].add)
+            square_load(tiles, a->square[i].to, a->square[i].stride);
+        else if (at == 0)
+            square_zero(tiles);
+        multiply_terms(tiles, &a->square[i].left, &a->square[i].right, a->square[i].step + at / PRODUCTS,
+                       at % PRODUCTS);
+        if (at + 1 < a->square[i].products) continue;
+        square_store(tiles, a->square[i].to, a->square[i].stride);
+        a->number++;
+        a->at = 0;
     }
 }
 
