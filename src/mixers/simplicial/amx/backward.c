@@ -236,8 +236,7 @@ static bool begin_lanes(int terms, const chunk *c, const job *j, memory *m)
         const float *out = lanes_at(c, j->sums.args->out, s->query, s->head);
         const float *dout = lanes_at(c, j->sums.args->dout, s->query, s->head);
         size_t row = (c->b * p->sequence.length + s->query) * p->heads + c->head + s->head;
-        double delta = 0, lse = ((const float *)j->sums.args->lse)[row];
-        for (size_t l = 0; l < c->d; l++) delta += (double)out[l] * (double)dout[l];
+        double delta = lanes_dot(out, dout, c->d), lse = ((const float *)j->sums.args->lse)[row];
         float start = (float)((double)ONE(terms) - lse * LOG2_E * (double)STEPS(terms));
         careful |= !(fabsf(start) < 0x1p30f);
         for (size_t n = s->lane; n < s->lane + s->count; n++) {
@@ -285,7 +284,7 @@ static size_t lay_out(const job *j, char *base, memory *m)
     for (int i = 0; i < 4; i++) *panels[i] = take(base, &used, panel);
     for (int i = 0; i < 4; i++) *lanes[i] = take(base, &used, lane_words(j->terms, width) * 4);
     float **sums[] = {&m->x_turned, &m->y_turned, &m->w, &m->u};
-    for (int i = 0; i < 4; i++) *sums[i] = take(base, &used, LANES * width * 4);
+    for (int i = 0; i < 4; i++) *sums[i] = take(base, &used, lanes_turned_floats(width) * 4);
     m->s = take(base, &used, 4 * SQUARE * 4);
     m->p.pairs = take(base, &used, UNITS * step);
     m->p.rows = take(base, &used, UNITS * LANE_PAIRS * step);
@@ -315,8 +314,9 @@ static void do_chunk(void *argument, size_t index, int thread)
 
     unsigned state = flush_denormals();
     plx_tiles_begin(&m.tiles);
+    index = sums_order(&j->sums, index);
     chunk c = sums_chunk(&j->sums, index);
-    lanes_read_short(&c, m.panels);
+    lanes_read_short(&c, true, m.panels);
     partial *sums = sums_begin(&j->sums, index, &c, c.base1, units_of(c.count1) * UNIT);
     if (j->terms == 1)
         do_blocks(1, j, &c, &m, sums);

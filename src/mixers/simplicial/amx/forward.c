@@ -305,7 +305,7 @@ static size_t lay_out(const job *j, char *base, memory *m)
     size_t panel = panel_words(j->terms, width, lanes_reach(p->window1, j->division.queries, j->longest)) * 4;
     m->k = take(base, &used, panel);
     m->v = take(base, &used, panel);
-    m->x_turned = take(base, &used, p->head_dim * LANES * 4);
+    m->x_turned = take(base, &used, lanes_turned_floats(p->head_dim) * 4);
     m->x = take(base, &used, lane_words(j->terms, width) * 4);
     m->s = take(base, &used, 2 * SQUARE * 4);
     m->p = take(base, &used, UNITS * step);
@@ -325,7 +325,7 @@ static void do_chunk(void *argument, size_t index, int thread)
     unsigned state = flush_denormals();
     plx_tiles_begin(&m.tiles);
     chunk c = lanes_divided(p, &j->division, index);
-    lanes_read_short(&c, m.panels);
+    lanes_read_short(&c, true, m.panels);
     if (j->terms == 1) {
         m.largest_k = panel_rows(1, &c, &p->k, m.k);
         panel_turned(1, &c, &p->v, m.v);

@@ -60,6 +60,16 @@ static void score(const chunk *c, const block *at, size_t first, size_t count, m
     }
 }
 
+/* out[lane][c] = a[c] * panel[k][c] for a segment's lanes. */
+static void build_rows(const chunk *c, const segment *s, const float *a, const float *panel, float *out)
+{
+    size_t width = c->width;
+    panel += s->k * width;
+    out += s->lane * width;
+    for (size_t n = 0; n < s->count; n++, panel += width, out += width)
+        for (size_t l = 0; l < width; l += PLX_VW) vf_store(out + l, vf_load(panel + l) * vf_load(a + l));
+}
+
 /* X, X^T, Y, Y^T and what starts the sums, for the block's lanes. */
 static void build(const chunk *c, const job *j, memory *m)
 {
@@ -75,19 +85,21 @@ static void build(const chunk *c, const job *j, memory *m)
                     *dout = lanes_at(c, j->sums.args->dout, s->query, s->head);
         const float *out = lanes_at(c, j->sums.args->out, s->query, s->head);
         size_t row = (c->b * p->sequence.length + s->query) * p->heads + c->head + s->head;
-        double delta = 0, lse = ((const float *)j->sums.args->lse)[row];
-        for (size_t l = 0; l < c->d; l++) delta += (double)out[l] * (double)dout[l];
-        for (size_t n = 0; n < s->count; n++) {
-            const float *k2 = c->k2 + (s->k + n) * c->width, *v2 = c->v2 + (s->k + n) * c->width;
-            float *x = m->x + (s->lane + n) * c->width, *y = m->y + (s->lane + n) * c->width;
-            m->minus_lse[s->lane + n] = (float)(-lse * LOG2_E);
-            m->minus_delta[s->lane + n] = (float)(-delta * LN_2);
-            for (size_t l = 0; l < c->d; l++) y[l] = dout[l] * v2[l];
-            if (!det)
-                for (size_t l = 0; l < c->d; l++) x[l] = q[l] * factor * k2[l];
-            else
-                for (size_t l = 0; l < c->d; l++) x[l] = m->x_turned[l * LANES + s->lane + n];
+        double delta = lanes_dot(out, dout, c->d), lse = ((const float *)j->sums.args->lse)[row];
+        for (size_t l = 0; l < c->d; l++) {
+            m->scatter.q[l] = q[l] * factor;
+            m->scatter.dout[l] = dout[l];
         }
+        for (size_t n = s->lane; n < s->lane + s->count; n++) {
+            m->minus_lse[n] = (float)(-lse * LOG2_E);
+            m->minus_delta[n] = (float)(-delta * LN_2);
+        }
+        build_rows(c, s, m->scatter.dout, c->v2, m->y);
+        if (!det)
+            build_rows(c, s, m->scatter.q, c->k2, m->x);
+        else
+            for (size_t n = s->lane; n < s->lane + s->count; n++)
+                for (size_t l = 0; l < c->d; l++) m->x[n * c->width + l] = m->x_turned[l * LANES + n];
     }
     for (size_t n = at->lanes; n < at->vectors * PLX_VW; n++) m->minus_lse[n] = m->minus_delta[n] = 0;
 }
@@ -118,8 +130,8 @@ static void do_chunk(void *argument, size_t index, int thread)
     size_t width = lanes_round(p->head_dim);
     memory *m = (memory *)(j->scratch + (size_t)thread * j->stride);
     m->x_turned = (float *)(j->scratch + (size_t)thread * j->stride + lanes_bytes(sizeof *m));
-    m->y_turned = m->x_turned + p->head_dim * LANES;
-    m->x = m->y_turned + p->head_dim * LANES;
+    m->y_turned = m->x_turned + lanes_turned_floats(p->head_dim);
+    m->x = m->y_turned + lanes_turned_floats(p->head_dim);
     m->y = m->x + LANES * width;
     m->p = m->y + LANES * width;
     m->da = m->p + ROWS_MOST * LANES;
@@ -130,11 +142,17 @@ static void do_chunk(void *argument, size_t index, int thread)
     memset(m->x, 0, 2 * LANES * width * sizeof(float)); /* for the components beyond d */
 
     unsigned state = flush_denormals();
+    index = sums_order(&j->sums, index);
     chunk c = sums_chunk(&j->sums, index);
-    lanes_read_long(&c, lanes_read_short(&c, m->panels));
+    lanes_read_long(&c, lanes_read_short(&c, true, m->panels));
     partial *sums = sums_begin(&j->sums, index, &c, c.base1, c.count1);
     cursor at = {.query = c.query};
-    while (lanes_next(&c, &at, &m->block)) do_block(&c, j, m, sums);
+    while (lanes_next(&c, &at, &m->block)) {
+        lanes_ask_next(&c, &m->block, at, p->q);
+        lanes_ask_next(&c, &m->block, at, j->sums.args->out);
+        lanes_ask_next(&c, &m->block, at, j->sums.args->dout);
+        do_block(&c, j, m, sums);
+    }
     restore_denormals(state);
 }
 
@@ -144,7 +162,7 @@ plx_status PLX_CPU(plx_simplicial_backward)(plx_context *context, const void *ar
     sums_divide(&j.sums, arguments, 0);
     const plx_simplicial_problem *p = &j.sums.args->problem;
     size_t d = p->head_dim, width = lanes_round(d), length = p->sequence.length;
-    size_t floats = 2 * LANES * (d + 2 * width + ROWS_MOST) + SCATTER_FLOATS(width) +
+    size_t floats = 2 * lanes_turned_floats(d) + 2 * LANES * (2 * width + ROWS_MOST) + SCATTER_FLOATS(width) +
                     lanes_short_floats(p, j.sums.queries, length) + lanes_long_floats(p, j.sums.queries, length);
     j.stride = lanes_bytes(sizeof(memory)) + lanes_bytes(floats * sizeof(float));
     size_t thread_bytes = (size_t)plx_context_threads(context) * j.stride;

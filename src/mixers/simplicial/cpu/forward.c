@@ -94,24 +94,35 @@ static void score_again(const chunk *c, const block *at, size_t first, size_t co
     score(c, at, first, first, first + count, PASS_NEXT, m);
 }
 
-/* sum[c] = sum[c] * rescale + sum over a segment's lanes of weight v'[c] O2[c], V vectors of c at a time. */
-INLINE void gather_vectors(const size_t V, const chunk *c, const segment *s, const float *weight, float rescale,
-                           size_t l, memory *m)
+/* A block's last tile of rows: what is left to add to O2. */
+typedef struct last_rows {
+    const float *v;
+    size_t count;
+    bool add; /* to what earlier tiles left in o2 */
+} last_rows;
+
+/* sum[c] += sum over R lanes from `lane` on of weight v'[c] O2[c], V vectors of c: the last rows' part of O2 does not
+ * leave the registers. v2, sum: those of the first lane and c. */
+INLINE void gather_tile(const size_t R, const size_t V, const memory *m, const last_rows *rows, size_t width,
+                        size_t lane, size_t l, const float *v2, const float *weight, float *sum)
 {
-    const float *v2 = c->v2 + s->k * c->width + l, *o2 = m->o2 + s->lane * c->width + l;
-    vf sum[TILE_VECTORS];
-    UNROLL for (size_t v = 0; v < V; v++) sum[v] = vf_load(m->sum + l + v * PLX_VW) * vf_set(rescale);
-    for (size_t i = 0; i < s->count; i++) {
-        vf factor = vf_set(weight[i]);
-        UNROLL for (size_t v = 0; v < V; v++) sum[v] += factor * vf_load(v2 + v * PLX_VW) * vf_load(o2 + v * PLX_VW);
-        v2 += c->width;
-        o2 += c->width;
+    vf o2[12][TILE_VECTORS];
+    operand p = {m->p + lane, 1, LANES};
+    const float *before = m->o2 + lane * width + l;
+    UNROLL for (size_t r = 0; r < R; r++) UNROLL for (size_t v = 0; v < V; v++) o2[r][v] =
+        rows->add ? vf_load(before + r * width + v * PLX_VW) : vf_set(0);
+    tile_products(R, V, p, rows->v + l, width, rows->count, o2);
+    UNROLL for (size_t v = 0; v < V; v++) {
+        vf total = vf_load(sum + v * PLX_VW);
+        UNROLL for (size_t r = 0; r < R; r++) total +=
+            vf_set(weight[r]) * vf_load(v2 + r * width + v * PLX_VW) * o2[r][v];
+        vf_store(sum + v * PLX_VW, total);
     }
-    UNROLL for (size_t v = 0; v < V; v++) vf_store(m->sum + l + v * PLX_VW, sum[v]);
 }
 
 /* Adds a segment's lanes to the sum of its (query, head); the last one writes the result. */
-static void gather(const chunk *c, const segment *s, const plx_simplicial_forward_args *args, memory *m)
+static void gather(const chunk *c, const segment *s, const plx_simplicial_forward_args *args, const last_rows *rows,
+                   memory *m)
 {
     if (s->first) {
         m->top = -INFINITY;
@@ -130,14 +141,15 @@ static void gather(const chunk *c, const segment *s, const plx_simplicial_forwar
     }
     m->top = top;
     m->mass = m->mass * rescale + vf_sum(mass);
+    for (size_t l = 0; l < c->width; l += PLX_VW) vf_store(m->sum + l, vf_load(m->sum + l) * vf_set(rescale));
     for (size_t l = 0; l < c->width;) {
         size_t vectors = tile_vectors((c->width - l) / PLX_VW);
-        if (vectors == TILE_VECTORS)
-            gather_vectors(TILE_VECTORS, c, s, weight, rescale, l, m);
-        else if (vectors == 2)
-            gather_vectors(2, c, s, weight, rescale, l, m);
-        else
-            gather_vectors(1, c, s, weight, rescale, l, m);
+        for (size_t i = 0; i < s->count;) {
+            size_t height = tile_rows(s->count - i, vectors);
+            const float *v2 = c->v2 + (s->k + i) * c->width + l;
+            TILE_CALL(gather_tile, height, vectors, m, rows, c->width, s->lane + i, l, v2, weight + i, m->sum + l);
+            i += height;
+        }
         l += vectors * PLX_VW;
     }
     if (!s->last) return;
@@ -158,6 +170,7 @@ static void do_block(const chunk *c, const plx_simplicial_forward_args *args, me
      * first tile where the few before them fit in, else in a tile of their own. */
     size_t first, count, most = lanes_rows_most(c->d),
                          origin = at->inner - at->begin > most / 2 ? at->inner : at->begin;
+    last_rows rows = {0};
     for (size_t done = 0; (count = lanes_rows(at, origin, most, done, &first)) > 0; done += count) {
         float before[LANES];
         memcpy(before, m->total, sizeof before);
@@ -171,10 +184,11 @@ static void do_block(const chunk *c, const plx_simplicial_forward_args *args, me
         for (size_t i = 0; i < at->lanes; i++) fine &= m->total[i] < SUM_MOST;
         if (!fine) score_again(c, at, first, count, before, done > 0, m);
         operand weights = {m->p, 1, LANES};
-        tile_add(at->lanes, c->width / PLX_VW, count, weights, c->v + first * c->width, c->width, m->o2, c->width,
-                 done > 0);
+        rows = (last_rows){c->v + first * c->width, count, done > 0};
+        if (done + count < at->end - at->begin)
+            tile_add(at->lanes, c->width / PLX_VW, count, weights, rows.v, c->width, m->o2, c->width, rows.add);
     }
-    for (size_t i = 0; i < at->segments; i++) gather(c, &at->segment[i], args, m);
+    for (size_t i = 0; i < at->segments; i++) gather(c, &at->segment[i], args, &rows, m);
 }
 
 typedef struct job {
@@ -190,16 +204,19 @@ static void do_chunk(void *argument, size_t index, int thread)
     const plx_simplicial_problem *p = &j->args->problem;
     memory *m = (memory *)(j->scratch + (size_t)thread * j->stride);
     m->x_turned = (float *)(j->scratch + (size_t)thread * j->stride + lanes_bytes(sizeof *m));
-    m->p = m->x_turned + p->head_dim * LANES;
+    m->p = m->x_turned + lanes_turned_floats(p->head_dim);
     m->o2 = m->p + ROWS_MOST * LANES;
     m->sum = m->o2 + lanes_round(p->head_dim) * LANES;
     m->panels = m->sum + lanes_round(p->head_dim);
 
     unsigned state = flush_denormals();
     chunk c = lanes_divided(p, &j->division, index);
-    lanes_read_long(&c, lanes_read_short(&c, m->panels));
+    lanes_read_long(&c, lanes_read_short(&c, false, m->panels));
     cursor at = {.query = c.query};
-    while (lanes_next(&c, &at, &m->block)) do_block(&c, j->args, m);
+    while (lanes_next(&c, &at, &m->block)) {
+        lanes_ask_next(&c, &m->block, at, p->q);
+        do_block(&c, j->args, m);
+    }
     restore_denormals(state);
 }
 
@@ -210,7 +227,7 @@ plx_status PLX_CPU(plx_simplicial_forward)(plx_context *context, const void *arg
     size_t longest = lanes_longest(&p->sequence);
     j.division = lanes_divide(p);
     size_t width = lanes_round(p->head_dim);
-    size_t floats = LANES * (p->head_dim + ROWS_MOST + width) + width +
+    size_t floats = lanes_turned_floats(p->head_dim) + LANES * (ROWS_MOST + width) + width +
                     lanes_short_floats(p, j.division.queries, longest) +
                     lanes_long_floats(p, j.division.queries, longest);
     j.stride = lanes_bytes(sizeof(memory)) + lanes_bytes(floats * sizeof(float));

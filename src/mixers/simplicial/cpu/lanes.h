@@ -18,7 +18,7 @@
 #ifndef WIDTH_STEP
 #define WIDTH_STEP PLX_VW
 #endif
-#define ROWS_MOST 96 /* of j in a tile */
+#define ROWS_MOST 96
 #define LOG2_E 1.4426950408889634
 #define LN_2 0.69314718055994531
 
@@ -67,6 +67,8 @@ static inline size_t lanes_stride(size_t count)
     size_t vectors = lanes_round(count) / PLX_VW + 1;
     return (vectors | 1) * PLX_VW;
 }
+/* Floats of X^T or Y^T of a block, with room for a vector more. */
+static inline size_t lanes_turned_floats(size_t d) { return d * LANES + PLX_VW; }
 /* Tokens that `queries` neighbouring queries see at most. */
 static inline size_t lanes_reach(size_t window, size_t queries, size_t longest)
 {
@@ -96,28 +98,60 @@ static inline size_t lanes_used(const plx_simplicial_problem *p)
     return p->form == PLX_SIMPLICIAL_DET ? p->head_dim / 3 * 3 : p->head_dim;
 }
 
+/* a . b of two rows, in double: eight sums side by side, then those in their order. */
+static inline double lanes_dot(const float *a, const float *b, size_t d)
+{
+    double sums[8] = {0}, sum = 0;
+    size_t whole = d / 8 * 8;
+    for (size_t l = 0; l < whole; l += 8)
+        for (size_t i = 0; i < 8; i++) sums[i] += (double)a[l + i] * (double)b[l + i];
+    for (size_t l = whole; l < d; l++) sums[l - whole] += (double)a[l] * (double)b[l];
+    for (size_t i = 0; i < 8; i++) sum += sums[i];
+    return sum;
+}
+
 static inline const float *lanes_at(const chunk *c, const void *array, size_t query, size_t head)
 {
     return (const float *)array + ((c->b * c->p->sequence.length + query) * c->p->heads + c->head + head) * c->d;
 }
 
-static inline void lanes_read_panel(const chunk *c, const plx_history *history, int64_t base, size_t count, float bias,
-                                    float *rows, float *turned)
+/* Asks for numbers that are read a little later: neighbouring tokens of a head lie far apart, so that the processor
+ * does not guess where the next one is. */
+static inline void lanes_ask(const float *from, size_t count)
 {
-    for (size_t i = 0; i < count; i++) {
-        const float *from =
-            (const float *)history->data + plx_simplicial_offset(history, c->b, base + (int64_t)i) + c->g * c->d;
-        float *to = rows + i * c->width;
-        for (size_t l = 0; l < c->d; l++) to[l] = from[l] + bias;
-        for (size_t l = c->d; l < c->width; l++) to[l] = 0;
+    for (size_t l = 0; l < count; l += 64 / sizeof *from) __builtin_prefetch(from + l);
+}
+#define ASK_AHEAD 8 /* tokens */
+
+/* rows[i][l] = number l of the panel's token i, with bias; 0 from d on. */
+static inline void lanes_read_rows(const chunk *c, const plx_history *history, int64_t base, size_t count, float bias,
+                                   float *rows)
+{
+    const float *from = (const float *)history->data + plx_simplicial_offset(history, c->b, base) + c->g * c->d;
+    size_t d = c->d, width = c->width, whole = d / PLX_VW * PLX_VW;
+    for (size_t i = 0; i < count; i++, from += history->width, rows += width) {
+        if (i + ASK_AHEAD < count) lanes_ask(from + ASK_AHEAD * history->width, d);
+        for (size_t l = 0; l < whole; l += PLX_VW) vf_store(rows + l, vf_load(from + l) + vf_set(bias));
+        for (size_t l = whole; l < width; l++) rows[l] = l < d ? from[l] + bias : 0;
     }
-    for (size_t i = 0; turned != NULL && i < c->row2; i += PLX_VW)
-        for (size_t l = 0; l < c->d; l += PLX_VW) {
+}
+/* turned[l][i] = rows[i][l]; 0 from token `count` on. */
+static inline void lanes_turn(const chunk *c, const float *rows, size_t count, float *turned)
+{
+    size_t d = c->d, width = c->width, row2 = c->row2;
+    for (size_t i = 0; i < row2; i += PLX_VW)
+        for (size_t l = 0; l < d; l += PLX_VW) {
             vf square[PLX_VW];
-            for (size_t n = 0; n < PLX_VW; n++)
-                square[n] = i + n < count ? vf_load(rows + (i + n) * c->width + l) : vf_set(0);
+            const float *from = rows + i * width + l;
+            float *to = turned + l * row2 + i;
+            UNROLL for (size_t n = 0; n < PLX_VW; n++) square[n] =
+                i + n < count ? vf_load(from + n * width) : vf_set(0);
             transpose(square);
-            for (size_t n = 0; n < PLX_VW && l + n < c->d; n++) vf_store(turned + (l + n) * c->row2 + i, square[n]);
+            if (l + PLX_VW <= d) {
+                UNROLL for (size_t n = 0; n < PLX_VW; n++) vf_store(to + n * row2, square[n]);
+            } else {
+                for (size_t n = 0; n < d - l; n++) vf_store(to + n * row2, square[n]);
+            }
         }
 }
 
@@ -170,9 +204,10 @@ static inline lanes_division lanes_divide(const plx_simplicial_problem *p)
     return to;
 }
 
+/* Later queries first: they see more, and what is done last keeps other threads waiting least when it is short. */
 static inline chunk lanes_divided(const plx_simplicial_problem *p, const lanes_division *to, size_t index)
 {
-    size_t part = index % to->parts, query = index / to->parts % to->chunks * to->queries;
+    size_t part = index % to->parts, query = (to->chunks - 1 - index / to->parts % to->chunks) * to->queries;
     size_t row = index / to->parts / to->chunks, length = p->sequence.length;
     return lanes_chunk(p, row / p->kv_heads, row % p->kv_heads, part, to->parts, query,
                        query + to->queries < length ? query + to->queries : length);
@@ -188,9 +223,9 @@ static inline size_t lanes_longest(const plx_sequence *sequence)
     return longest;
 }
 
-/* Reads the panels of k2 and v2 into `memory`, the turned ones with a vector's margin before them; returns what
- * follows them. */
-static inline float *lanes_read_short(chunk *c, float *memory)
+/* Reads the panels of k2 and v2 into `memory`, the turned ones with a vector's margin before them, that of v2 only
+ * where `turn_v`; returns what follows them. */
+static inline float *lanes_read_short(chunk *c, bool turn_v, float *memory)
 {
     const plx_simplicial_problem *p = c->p;
     c->k2 = memory;
@@ -198,8 +233,10 @@ static inline float *lanes_read_short(chunk *c, float *memory)
     vf_store(c->v2 + c->count2 * c->width, vf_set(0));
     c->k2_turned = c->v2 + c->count2 * c->width + PLX_VW;
     c->v2_turned = c->k2_turned + c->d * c->row2;
-    lanes_read_panel(c, &p->k2, c->base2, c->count2, (float)p->bias_k, c->k2, c->k2_turned);
-    lanes_read_panel(c, &p->v2, c->base2, c->count2, (float)p->bias_v, c->v2, c->v2_turned);
+    lanes_read_rows(c, &p->k2, c->base2, c->count2, (float)p->bias_k, c->k2);
+    lanes_read_rows(c, &p->v2, c->base2, c->count2, (float)p->bias_v, c->v2);
+    lanes_turn(c, c->k2, c->count2, c->k2_turned);
+    if (turn_v) lanes_turn(c, c->v2, c->count2, c->v2_turned);
     return c->v2_turned + c->d * c->row2;
 }
 
@@ -208,8 +245,8 @@ static inline void lanes_read_long(chunk *c, float *memory)
 {
     c->k = memory;
     c->v = c->k + c->count1 * c->width;
-    lanes_read_panel(c, &c->p->k, c->base1, c->count1, 0, c->k, NULL);
-    lanes_read_panel(c, &c->p->v, c->base1, c->count1, 0, c->v, NULL);
+    lanes_read_rows(c, &c->p->k, c->base1, c->count1, 0, c->k);
+    lanes_read_rows(c, &c->p->v, c->base1, c->count1, 0, c->v);
 }
 
 /* Fills the next block; false when the chunk has no more. A block ends early where the next query is of another
@@ -261,6 +298,18 @@ static inline bool lanes_next(const chunk *c, cursor *at, block *out)
     return true;
 }
 
+/* Asks for what the next block, which has about as many segments as this one, reads of an array of [head_dim] numbers a
+ * query and head. */
+static inline void lanes_ask_next(const chunk *c, const block *at, cursor next, const void *array)
+{
+    for (size_t i = 0; i < at->segments && next.query < c->query_end; i++) {
+        lanes_ask(lanes_at(c, array, next.query, next.head), c->d);
+        if (++next.head < c->group) continue;
+        next.head = 0;
+        next.query++;
+    }
+}
+
 /* The rows begin .. end of j in tiles, from row `origin` on to the end and then those before it. Returns how many rows
  * the tile after `done` rows has and sets its first; 0 at the end. */
 static inline size_t lanes_rows(const block *at, size_t origin, size_t most, size_t done, size_t *first)
@@ -289,46 +338,50 @@ INLINE vi lanes_visible(const block *at, size_t lane, size_t j)
     return (vi)(row >= begin) & (vi)(row < end);
 }
 
-/* lanes_build_turned for one segment; `vectors`, where not 0, is the constant number of whole vectors that it fills. */
-INLINE void lanes_build_segment(const chunk *c, const segment *s, const float *a, const float *turned, bool cross,
-                                float factor, const size_t vectors, float *out)
+/* At most a vector's lanes of one segment: where their numbers are in a turned panel, and their (query, head)'s. */
+typedef struct piece {
+    const float *panel, *a;
+    size_t lane;
+} piece;
+
+/* lanes_build_turned for `count` pieces, a constant where this is inlined. Component by component, since the lines of
+ * the panel are near only once; each piece is stored as a whole vector and what is too much of it overwritten by the
+ * next one. */
+INLINE void lanes_build_pieces(const chunk *c, const size_t count, const piece *pieces, bool cross, float factor,
+                               float *out)
 {
-    size_t used = cross ? c->d / 3 * 3 : c->d, whole = vectors > 0 ? vectors : s->count / PLX_VW;
-    size_t rest = vectors > 0 ? 0 : s->count % PLX_VW;
-    for (size_t l = 0; l < used; l++) {
+    size_t used = cross ? c->d / 3 * 3 : c->d, row2 = c->row2;
+    for (size_t l = 0; l < used; l++, out += LANES) {
         size_t one = l, two = l;
         if (cross) lanes_cross(l, &one, &two);
-        const float *panel = turned + one * c->row2 + s->k, *minus = turned + two * c->row2 + s->k;
-        vf x = vf_set(a[two]) * vf_set(factor), y = cross ? vf_set(a[one]) * vf_set(factor) : x;
-        float *to = out + l * LANES + s->lane;
-        size_t n = 0;
-        for (; n < whole; n++) {
-            vf first = vf_load(panel + n * PLX_VW) * x;
-            vf_store(to + n * PLX_VW, cross ? first - vf_load(minus + n * PLX_VW) * y : first);
+        UNROLL for (size_t i = 0; i < count; i++)
+        {
+            const piece *of = &pieces[i];
+            vf x = vf_load(of->panel + one * row2) * (vf_set(of->a[two]) * vf_set(factor));
+            if (cross) x -= vf_load(of->panel + two * row2) * (vf_set(of->a[one]) * vf_set(factor));
+            vf_store(out + of->lane, x);
         }
-        if (rest == 0) continue;
-        vf first = vf_load(panel + n * PLX_VW) * x;
-        tile_store_first(to + n * PLX_VW, cross ? first - vf_load(minus + n * PLX_VW) * y : first, rest);
     }
 }
 
 /* out^T[c][lane] = factor * (a o panel)[c], a being a vector of the (query, head); o is elementwise, or with `cross`
- * the cross product panel x a. */
+ * the cross product panel x a. out: lanes_turned_floats. */
 static inline void lanes_build_turned(const chunk *c, const block *at, const void *array, const float *turned,
                                       bool cross, float factor, float *out)
 {
+    piece pieces[2 * LANES];
+    size_t count = 0, whole = LANES / PLX_VW;
     for (size_t i = 0; i < at->segments; i++) {
         const segment *s = &at->segment[i];
         const float *a = lanes_at(c, array, s->query, s->head);
-        if (cross)
-            lanes_build_segment(c, s, a, turned, true, factor, 0, out);
-        else if (s->count == PLX_VW)
-            lanes_build_segment(c, s, a, turned, false, factor, 1, out);
-        else if (s->count == 2 * PLX_VW)
-            lanes_build_segment(c, s, a, turned, false, factor, 2, out);
-        else
-            lanes_build_segment(c, s, a, turned, false, factor, 0, out);
+        for (size_t n = 0; n < s->count; n += PLX_VW) pieces[count++] = (piece){turned + s->k + n, a, s->lane + n};
     }
+    if (cross)
+        lanes_build_pieces(c, count, pieces, true, factor, out);
+    else if (count == whole)
+        lanes_build_pieces(c, whole, pieces, false, factor, out);
+    else
+        lanes_build_pieces(c, count, pieces, false, factor, out);
     for (size_t l = cross ? c->d / 3 * 3 : c->d; l < c->d; l++) memset(out + l * LANES, 0, LANES * sizeof *out);
     if (at->lanes % PLX_VW != 0) /* the lanes of nothing in the last vector */
         for (size_t l = 0; l < c->d; l++)

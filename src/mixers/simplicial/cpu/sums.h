@@ -81,6 +81,11 @@ static inline void sums_divide(chunk_sums *j, const plx_simplicial_backward_args
     }
 }
 
+/* The chunk of task `index`: a row's later ones first, as in lanes_divided. */
+static inline size_t sums_order(const chunk_sums *j, size_t index)
+{
+    return index - index % j->chunks + (j->chunks - 1 - index % j->chunks);
+}
 static inline chunk sums_chunk(const chunk_sums *j, size_t index)
 {
     const plx_simplicial_problem *p = &j->args->problem;
@@ -127,63 +132,90 @@ static inline void move_round(const float *a, size_t d, float *next, float *afte
     for (size_t l = d / 3 * 3; l < d; l++) next[l] = after[l] = 0;
 }
 
-/* out[c] += a * b, or with det += a_next * b_after - a_after * b_next. */
-INLINE void add_product(vf *out, bool det, const float *a, const float *a_moved, const float *b, const float *b_moved,
-                        size_t width, size_t l)
+/* A segment's lanes for `V` vectors of components from l on, elementwise products. */
+INLINE void scatter_vectors(const size_t V, const chunk *c, const segment *s, const float *u, const float *w, size_t l,
+                            const scatter_memory *m, const partial *sums)
 {
-    if (!det)
-        *out += vf_load(a + l) * vf_load(b + l);
-    else
-        *out +=
-            vf_load(a_moved + l) * vf_load(b_moved + width + l) - vf_load(a_moved + width + l) * vf_load(b_moved + l);
+    size_t width = c->width, first = s->k * width + l;
+    const float *k2 = c->k2 + first;
+    float *dk2 = sums->dk2 + first, *dv2 = sums->dv2 + first, *dq = m->dq + l;
+    vf q[TILE_VECTORS], dout[TILE_VECTORS], to_q[TILE_VECTORS];
+    UNROLL for (size_t v = 0; v < V; v++)
+    {
+        q[v] = vf_load(m->q + l + v * PLX_VW);
+        dout[v] = vf_load(m->dout + l + v * PLX_VW);
+        to_q[v] = vf_load(dq + v * PLX_VW);
+    }
+    u += s->lane * width + l;
+    w += s->lane * width + l;
+    for (size_t i = 0; i < s->count; i++, u += width, w += width, k2 += width, dk2 += width, dv2 += width)
+        UNROLL for (size_t v = 0; v < V; v++)
+        {
+            vf from = vf_load(u + v * PLX_VW);
+            vf_store(dv2 + v * PLX_VW, vf_load(dv2 + v * PLX_VW) + vf_load(w + v * PLX_VW) * dout[v]);
+            vf_store(dk2 + v * PLX_VW, vf_load(dk2 + v * PLX_VW) + q[v] * from);
+            to_q[v] += from * vf_load(k2 + v * PLX_VW);
+        }
+    UNROLL for (size_t v = 0; v < V; v++) vf_store(dq + v * PLX_VW, to_q[v]);
+}
+
+/* out[c] += (a x b)[c] */
+INLINE void add_cross(vf *out, const float *a_moved, const float *b_moved, size_t width, size_t l)
+{
+    *out += vf_load(a_moved + l) * vf_load(b_moved + width + l) - vf_load(a_moved + width + l) * vf_load(b_moved + l);
+}
+/* A segment's lanes with det's products. */
+static inline void scatter_det(const chunk *c, const segment *s, const float *u_rows, const float *w_rows,
+                               const scatter_memory *m, const partial *sums)
+{
+    size_t width = c->width;
+    move_round(m->q, c->d, m->q_moved, m->q_moved + width);
+    for (size_t i = 0; i < s->count; i++) {
+        const float *w = w_rows + (s->lane + i) * width;
+        float *dk2 = sums->dk2 + (s->k + i) * width, *dv2 = sums->dv2 + (s->k + i) * width;
+        move_round(u_rows + (s->lane + i) * width, c->d, m->u_moved, m->u_moved + width);
+        move_round(c->k2 + (s->k + i) * width, c->d, m->k2_moved, m->k2_moved + width);
+        for (size_t l = 0; l < width; l += PLX_VW) {
+            vf to_k2 = vf_load(dk2 + l), to_q = vf_load(m->dq + l);
+            vf_store(dv2 + l, vf_load(dv2 + l) + vf_load(w + l) * vf_load(m->dout + l));
+            add_cross(&to_k2, m->q_moved, m->u_moved, width, l);
+            add_cross(&to_q, m->u_moved, m->k2_moved, width, l);
+            vf_store(dk2 + l, to_k2);
+            vf_store(m->dq + l, to_q);
+        }
+    }
 }
 
 /* What W and U [LANES, width] of a segment's lanes give: dq += scale * U o k' of its (query, head), dk' += scale * q o
  * U and dv' += W * dO of the tokens k. */
-INLINE void scatter_form(const bool det, const chunk *c, const plx_simplicial_backward_args *args, const segment *s,
-                         const float *u_rows, const float *w_rows, double scale, const scatter_memory *m,
-                         const partial *sums)
+static inline void scatter(const chunk *c, const plx_simplicial_backward_args *args, const segment *s,
+                           const float *u_rows, const float *w_rows, double scale, const scatter_memory *m,
+                           const partial *sums)
 {
     const plx_simplicial_problem *p = c->p;
     const float *q = lanes_at(c, p->q, s->query, s->head), *dout = lanes_at(c, args->dout, s->query, s->head);
-    size_t width = c->width;
     float factor = (float)scale;
     for (size_t l = 0; l < c->d; l++) {
         m->q[l] = q[l] * factor;
         m->dout[l] = dout[l];
     }
-    if (det) move_round(m->q, c->d, m->q_moved, m->q_moved + width);
-    if (s->first) memset(m->dq, 0, width * sizeof *m->dq);
-    for (size_t i = 0; i < s->count; i++) {
-        const float *u = u_rows + (s->lane + i) * width, *w = w_rows + (s->lane + i) * width;
-        const float *k2 = c->k2 + (s->k + i) * width;
-        float *dk2 = sums->dk2 + (s->k + i) * width, *dv2 = sums->dv2 + (s->k + i) * width;
-        if (det) {
-            move_round(u, c->d, m->u_moved, m->u_moved + width);
-            move_round(k2, c->d, m->k2_moved, m->k2_moved + width);
-        }
-        for (size_t l = 0; l < width; l += PLX_VW) {
-            vf to_v2 = vf_load(dv2 + l), to_k2 = vf_load(dk2 + l), to_q = vf_load(m->dq + l);
-            to_v2 += vf_load(w + l) * vf_load(m->dout + l);
-            add_product(&to_k2, det, m->q, m->q_moved, u, m->u_moved, width, l);
-            add_product(&to_q, det, u, m->u_moved, k2, m->k2_moved, width, l);
-            vf_store(dv2 + l, to_v2);
-            vf_store(dk2 + l, to_k2);
-            vf_store(m->dq + l, to_q);
+    if (s->first) memset(m->dq, 0, c->width * sizeof *m->dq);
+    if (p->form == PLX_SIMPLICIAL_DET) {
+        scatter_det(c, s, u_rows, w_rows, m, sums);
+    } else {
+        for (size_t l = 0; l < c->width;) {
+            size_t vectors = tile_vectors((c->width - l) / PLX_VW);
+            if (vectors == TILE_VECTORS)
+                scatter_vectors(TILE_VECTORS, c, s, u_rows, w_rows, l, m, sums);
+            else if (vectors == 2)
+                scatter_vectors(2, c, s, u_rows, w_rows, l, m, sums);
+            else
+                scatter_vectors(1, c, s, u_rows, w_rows, l, m, sums);
+            l += vectors * PLX_VW;
         }
     }
     float *dq = (float *)args->dq + (q - (const float *)p->q);
     for (size_t l = 0; s->last && l < c->d; l++) dq[l] = m->dq[l] * factor;
-}
-
-static inline void scatter(const chunk *c, const plx_simplicial_backward_args *args, const segment *s,
-                           const float *u_rows, const float *w_rows, double scale, const scatter_memory *m,
-                           const partial *sums)
-{
-    if (c->p->form == PLX_SIMPLICIAL_DET)
-        scatter_form(true, c, args, s, u_rows, w_rows, scale, m, sums);
-    else
-        scatter_form(false, c, args, s, u_rows, w_rows, scale, m, sums);
 }
 
 #endif
