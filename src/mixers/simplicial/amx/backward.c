@@ -296,14 +296,17 @@ static size_t lay_out(const job *j, char *base, memory *m)
     return used;
 }
 
-INLINE void do_blocks(const int terms, const job *j, chunk *c, memory *m, const partial *sums)
+INLINE void do_blocks(const int terms, const job *j, chunk *c, memory *m, partial *sums)
 {
     m->largest_k = panel_rows(terms, c, &c->p->k, m->k);
     panel_turned(terms, c, &c->p->k, m->k_turned);
     panel_rows(terms, c, &c->p->v, m->v);
     panel_turned(terms, c, &c->p->v, m->v_turned);
     cursor at = {.query = c->query};
-    while (lanes_next(c, &at, &m->block)) do_block(terms, c, j, m, sums);
+    while (lanes_next(c, &at, &m->block)) {
+        sums_reach(sums, c, &m->block, units_of(m->block.end) * UNIT);
+        do_block(terms, c, j, m, sums);
+    }
 }
 
 static void do_chunk(void *argument, size_t index, int thread)

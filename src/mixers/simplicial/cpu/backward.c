@@ -151,6 +151,7 @@ static void do_chunk(void *argument, size_t index, int thread)
         lanes_ask_next(&c, &m->block, at, p->q);
         lanes_ask_next(&c, &m->block, at, j->sums.args->out);
         lanes_ask_next(&c, &m->block, at, j->sums.args->dout);
+        sums_reach(sums, &c, &m->block, m->block.end);
         do_block(&c, j, m, sums);
     }
     restore_denormals(state);

@@ -9,7 +9,7 @@
 #include "mixers/simplicial/cpu/lanes.h"
 
 #define CHUNKS_WANTED 64
-#define CHUNK_LEAST 32
+#define CHUNK_LEAST 64
 #define PARTIAL_MOST ((size_t)16 << 20) /* floats of private sums, above which fewer chunks are made */
 
 /* A task's private sums, in scratch shared by all threads. */
@@ -18,6 +18,7 @@ typedef struct partial {
     size_t count1, count2;
     float *dk, *dv;   /* [count1, width] */
     float *dk2, *dv2; /* [count2, width] */
+    size_t reached1, reached2; /* tokens whose sums are begun, the others' are not 0 yet */
 } partial;
 
 typedef struct chunk_sums {
@@ -28,6 +29,11 @@ typedef struct chunk_sums {
     partial *partials; /* [tasks] */
     float *sums;
 } chunk_sums;
+
+static inline void add_row(float *restrict sum, const float *restrict row, size_t d)
+{
+    for (size_t l = 0; l < d; l++) sum[l] += row[l];
+}
 
 /* Adds the private sums of one chunk's own tokens, chunks in their order; those of later queries reach back to them. */
 static inline void add_chunk(void *argument, size_t index, int thread)
@@ -47,10 +53,10 @@ static inline void add_chunk(void *argument, size_t index, int thread)
             bool seen1 = (int64_t)t >= s->base1, seen2 = (int64_t)t >= s->base2;
             if (!seen1 && !seen2) break; /* what later chunks see begins later still */
             size_t i1 = seen1 ? (size_t)((int64_t)t - s->base1) : 0, i2 = seen2 ? (size_t)((int64_t)t - s->base2) : 0;
-            for (size_t l = 0; seen1 && l < d; l++) dk[l] += s->dk[i1 * width + l];
-            for (size_t l = 0; seen1 && l < d; l++) dv[l] += s->dv[i1 * width + l];
-            for (size_t l = 0; seen2 && l < d; l++) dk2[l] += s->dk2[i2 * width + l];
-            for (size_t l = 0; seen2 && l < d; l++) dv2[l] += s->dv2[i2 * width + l];
+            if (seen1) add_row(dk, s->dk + i1 * width, d);
+            if (seen1) add_row(dv, s->dv + i1 * width, d);
+            if (seen2) add_row(dk2, s->dk2 + i2 * width, d);
+            if (seen2) add_row(dv2, s->dv2 + i2 * width, d);
         }
     }
 }
@@ -94,7 +100,7 @@ static inline chunk sums_chunk(const chunk_sums *j, size_t index)
                        query + j->queries < length ? query + j->queries : length);
 }
 
-/* The chunk's sums, all 0: of count1 tokens from base1 on, and of those of its panels of k2 and v2. */
+/* The chunk's sums, none begun: of count1 tokens from base1 on, and of those of its panels of k2 and v2. */
 static inline partial *sums_begin(const chunk_sums *j, size_t index, const chunk *c, int64_t base1, size_t count1)
 {
     partial *sums = &j->partials[index];
@@ -103,8 +109,27 @@ static inline partial *sums_begin(const chunk_sums *j, size_t index, const chunk
     sums->dv = sums->dk + count1 * c->width;
     sums->dk2 = sums->dv + count1 * c->width;
     sums->dv2 = sums->dk2 + c->count2 * c->width;
-    memset(sums->dk, 0, 2 * (count1 + c->count2) * c->width * sizeof(float));
     return sums;
+}
+/* Begins, at 0, the sums of tokens that no earlier block has seen: those of the panel of k before `end1`, and those of k2
+ * that the block sees. Just before they are needed, so that they wait in the cache. */
+static inline void sums_reach(partial *sums, const chunk *c, const block *at, size_t end1)
+{
+    size_t row = c->width * sizeof(float), end2 = 0;
+    for (size_t i = 0; i < at->segments; i++) {
+        const segment *s = &at->segment[i];
+        if (s->k + s->count > end2) end2 = s->k + s->count;
+    }
+    if (end1 > sums->reached1) {
+        memset(sums->dk + sums->reached1 * c->width, 0, (end1 - sums->reached1) * row);
+        memset(sums->dv + sums->reached1 * c->width, 0, (end1 - sums->reached1) * row);
+        sums->reached1 = end1;
+    }
+    if (end2 > sums->reached2) {
+        memset(sums->dk2 + sums->reached2 * c->width, 0, (end2 - sums->reached2) * row);
+        memset(sums->dv2 + sums->reached2 * c->width, 0, (end2 - sums->reached2) * row);
+        sums->reached2 = end2;
+    }
 }
 
 /* What scatter works in; of zeros at the start. */
