@@ -49,19 +49,17 @@ static bool tiles_accept(const void *arguments)
 }
 #if defined(__x86_64__)
 /* For f32, which vectors multiply well too, a query must see so many keys that the products outweigh what making the
- * operands costs beyond what vectors need: forward that is measured from T 64, d 64 and T 128, d 32 on, backward, which
- * makes more, at T 256, d 64 and T 512, d 32 (docs/results/cpu-kernels.md). */
-enum { FORWARD_PAYS = 32 * 64, BACKWARD_PAYS = 128 * 64 };
-static bool terms_pay(const plx_sequence *sequence, size_t window, size_t d, int least)
+ * operands costs beyond what vectors need: measured at T 64, d 64 and T 128, d 32 (docs/results/cpu-kernels.md). */
+static bool terms_pay(const plx_sequence *sequence, size_t window, size_t d)
 {
     double seen = plx_attention_pairs(1, sequence->length, window) / (double)sequence->length;
-    return d >= 32 && seen * (double)d >= least;
+    return d >= 32 && seen * (double)d >= 32 * 64;
 }
 
 static bool terms_accept_paying(const void *arguments)
 {
     const plx_attention_args *a = arguments;
-    return terms_accept(a) && terms_pay(&a->sequence, a->window, a->head_dim, FORWARD_PAYS);
+    return terms_accept(a) && terms_pay(&a->sequence, a->window, a->head_dim);
 }
 #endif
 
@@ -84,7 +82,7 @@ static bool tiles_accept_backward(const void *arguments)
 static bool terms_accept_backward_paying(const void *arguments)
 {
     const plx_attention_backward_args *a = arguments;
-    return terms_accept_backward(a) && terms_pay(&a->sequence, a->window, a->head_dim, BACKWARD_PAYS);
+    return terms_accept_backward(a) && terms_pay(&a->sequence, a->window, a->head_dim);
 }
 #endif
 

@@ -19,12 +19,14 @@
 #define PLX_MIXERS_ATTENTION_AMX_BACKWARD_H
 
 #include "mixers/attention/amx/backward_strips.h"
+#include "mixers/attention/amx/soon.h"
 
 #define ENOUGH_JOBS 8
 #define WEIGHTS (BLOCK * BLOCK) /* numbers of a plane of P and dS */
 /* Numbers of k that stay near: with v, their other forms and their sums, 14 bytes each (26 of three terms). Fewer lose
  * more by making the queries' operands again than by what then comes from beyond 2 MB of L2. */
 #define NEAR_KEYS (1 << 16)
+#define NEAR_NEXT (1 << 17) /* numbers of a job's arrays that may come near while the one before works */
 
 /* ---- a block of queries and a block of keys ---- */
 
@@ -44,6 +46,7 @@ typedef struct desk {
     const int32_t *first, *last;
     const sight *sights;
     int64_t key; /* number of the first */
+    soon *soon;  /* or NULL */
 } desk;
 
 /* Which squares of 32 x 32 a block has: keys begin .. end - 1 of each strip of queries, queries from .. to - 1 of each
@@ -100,6 +103,7 @@ INLINE void make_weights(plx_tiles *tiles, const desk *x, size_t i, size_t j, co
     for (size_t r = 0; r < STRIP; r += 2, s += 2 * STRIP, change += 2 * STRIP) {
         vi pairs[2][OPERAND_TERMS];
         go_ahead(tiles, next, next->total * (r + 2) / STRIP);
+        if (x->soon != NULL && r % (STRIP / SOON_TURNS) == 0) soon_fetch(x->soon);
         for (size_t side = 0; side < 2; side++) {
             vf p[2], ds[2];
             for (size_t row = 0; row < 2; row++) {
@@ -324,6 +328,20 @@ static void take_head(plx_tiles *tiles, const work *w, desk *x, size_t b, size_t
     }
 }
 
+/* Arrays of a row and key/value head; not taken if they are many numbers. */
+static bool soon_set(soon *s, const work *w, size_t head)
+{
+    const plx_attention_backward_args *a = w->a;
+    const size_t T = a->sequence.length, G = a->kv_heads, b = head / G, g = head % G, d = a->head_dim;
+    const size_t width = a->heads / G * d, queries = (b * T * G + g) * width, keys = (b * T * G + g) * d;
+    soon_begin(s, w->strips);
+    if (head >= a->sequence.rows * G || 4 * T * (width + d) > NEAR_NEXT) return false;
+    const void *of_queries[] = {a->dout, a->out, a->q, a->dq}, *of_keys[] = {a->k, a->v, a->dk, a->dv};
+    for (size_t i = 0; i < 4; i++) soon_add(s, of_queries[i], queries, T, width, G * width, i == 3);
+    for (size_t i = 0; i < 4; i++) soon_add(s, of_keys[i], keys, T, d, G * d, i >= 2);
+    return true;
+}
+
 static void backward_job(void *argument, size_t index, int thread)
 {
     const work *w = argument;
@@ -340,6 +358,8 @@ static void backward_job(void *argument, size_t index, int thread)
     x.queries = (uint16_t *)(x.s + 4 * STRIP * STRIP);
     x.keys = x.queries + QUERY_OPERANDS * block_numbers(w->depth);
     x.strip = w->strip + (size_t)thread * w->strip_each;
+    soon next;
+    if (w->parts == 1 && w->chunks == 1 && soon_set(&next, w, head + 1)) x.soon = &next;
     unsigned state = flush_denormals();
     plx_tiles registers, *tiles = &registers;
     plx_tiles_begin(tiles);
@@ -349,6 +369,7 @@ static void backward_job(void *argument, size_t index, int thread)
         size_t place = w->chunks > 1 ? chunk * a->sequence.rows * H + query_head : (size_t)thread;
         float *query_sums = w->query_sums + place * head_numbers(w);
         memset(query_sums, 0, head_numbers(w) * sizeof *query_sums);
+        if (w->chunks == 1) find_head_deltas(w, b, query_head % H, thread);
         take_head(tiles, w, &x, b, query_head % H, from, to, h == first, h + 1 == end, query_sums, key_sums);
     }
     plx_tiles_end(tiles);
@@ -402,7 +423,7 @@ static plx_status attention_backward(plx_context *context, const plx_attention_b
     if (memory == NULL) return PLX_ERROR_MEMORY;
     lay_out(&w, threads, memory);
     plx_parallel_for(context, rows, find_sights, &w);
-    plx_parallel_for(context, rows * w.strips * head_groups(a->heads, a->head_dim), find_deltas, &w);
+    if (w.chunks > 1) plx_parallel_for(context, rows * w.strips * head_groups(a->heads, a->head_dim), find_deltas, &w);
     plx_parallel_for(context, rows * a->kv_heads * w.parts * w.chunks, backward_job, &w);
     if (w.parts > 1) plx_parallel_for(context, rows * a->kv_heads * w.blocks, join_keys, &w);
     if (w.chunks > 1) plx_parallel_for(context, rows * a->heads, join_queries, &w);

@@ -4,7 +4,9 @@
 
 #include "mixers/attention/amx/operands.h"
 
-#define BLOCK 128 /* queries, keys */
+/* Queries, keys: of three terms, P and dS of fewer are stored and loaded faster; of one, products of more outweigh the
+ * loads and stores of their sums. */
+#define BLOCK (OPERAND_TERMS == 1 ? 128 : 64)
 #define STRIPS (BLOCK / STRIP)
 
 /* Keys that a strip of queries sees: any of them, all of them (if all_begin < all_end). */
@@ -78,12 +80,10 @@ static void find_delta(const float *dout, const float *out, size_t depth, float 
 }
 
 /* lse and delta of some heads of a strip. */
-static void find_deltas(void *argument, size_t index, int thread)
+static void find_part_deltas(const work *w, const part p, int thread)
 {
-    const work *w = argument;
     const plx_attention_backward_args *a = w->a;
     const size_t H = a->heads, T = a->sequence.length, each = strip_floats(w->depth);
-    const part p = part_of(w, H, index);
     float *strips = w->strip + (size_t)thread * w->strip_each, *out = strips + w->strip_each / 2;
     read_part(w, &p, a->dout, H, strips);
     read_part(w, &p, a->out, H, out);
@@ -96,6 +96,15 @@ static void find_deltas(void *argument, size_t index, int thread)
             w->lse[at + t] = (float)(lse * LOG2_E);
         }
     }
+}
+static void find_deltas(void *argument, size_t index, int thread)
+{
+    const work *w = argument;
+    find_part_deltas(w, part_of(w, w->a->heads, index), thread);
+}
+static void find_head_deltas(const work *w, size_t b, size_t h, int thread)
+{
+    for (size_t strip = 0; strip < w->strips; strip++) find_part_deltas(w, (part){b, strip, h, 1}, thread);
 }
 
 /* ---- operands of a block, made where they are used: from memory they would come as up to 42 bytes a number ---- */

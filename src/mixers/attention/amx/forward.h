@@ -13,6 +13,7 @@
 #define PLX_MIXERS_ATTENTION_AMX_FORWARD_H
 
 #include "mixers/attention/amx/operands.h"
+#include "mixers/attention/amx/soon.h"
 
 #define ROWS 32    /* queries of a desk */
 #define DESKS 8    /* of a job, at most */
@@ -99,51 +100,19 @@ static void pack_job(void *argument, size_t index, int thread)
         pack_step(w, b, g, count, step, b * G + g, w->strips + (size_t)thread * w->strips_each);
 }
 
-/* ---- what the next job reads ---- */
-
-/* q, k and v of a head, asked for some tokens at a time while this job works, so that they are near when the next one
- * begins. */
-typedef struct soon {
-    struct {
-        const float *data;
-        size_t tokens, width, stride; /* numbers a token, from token to token */
-    } of[3];
-    const float *out;  /* written: as q */
-    size_t done, each; /* tokens, four rows' share */
-} soon;
-
 static void soon_set(soon *s, const work *w, size_t head)
 {
     const plx_attention_args *a = w->a;
     const size_t T = a->sequence.length, G = a->kv_heads, b = head / G, g = head % G, d = a->head_dim;
     const size_t width = a->heads / G * d, keys = (size_t)(history_end(a, b) - history_begin(a, b));
-    const size_t key = plx_history_index(&a->keys, b, history_begin(a, b)) + g * d;
-    const size_t value = plx_history_index(&a->values, b, history_begin(a, b)) + g * d;
-    s->of[0].data = (const float *)a->q + (b * T * G + g) * width;
-    s->of[0].tokens = T;
-    s->of[0].width = width;
-    s->of[0].stride = G * width;
-    s->of[1].data = (const float *)a->keys.data + key;
-    s->of[2].data = (const float *)a->values.data + value;
-    for (int i = 1; i < 3; i++) {
-        s->of[i].tokens = keys;
-        s->of[i].width = d;
-        s->of[i].stride = i == 1 ? a->keys.width : a->values.width;
-    }
-    s->out = (const float *)a->out + (b * T * G + g) * width;
-    s->done = 0;
-    s->each = (2 * STEP / (w->steps + 1) + 8) / 8; /* without a window all are asked for by the last of all squares */
-}
-
-static void soon_fetch(soon *s)
-{
-    for (size_t end = s->done + s->each; s->done < end; s->done++) {
-        for (size_t c = 0; c < s->of[0].width && s->done < s->of[0].tokens; c += 16)
-            __builtin_prefetch(s->out + s->done * s->of[0].stride + c, 1, 2);
-        for (int i = 0; i < 3; i++)
-            for (size_t c = 0; c < s->of[i].width && s->done < s->of[i].tokens; c += 16)
-                __builtin_prefetch(s->of[i].data + s->done * s->of[i].stride + c, 0, 2);
-    }
+    const size_t queries = (b * T * G + g) * width;
+    soon_begin(s, w->steps);
+    soon_add(s, a->out, queries, T, width, G * width, true);
+    soon_add(s, a->q, queries, T, width, G * width, false);
+    soon_add(s, a->keys.data, plx_history_index(&a->keys, b, history_begin(a, b)) + g * d, keys, d, a->keys.width,
+             false);
+    soon_add(s, a->values.data, plx_history_index(&a->values, b, history_begin(a, b)) + g * d, keys, d, a->values.width,
+             false);
 }
 
 /* ---- a desk ---- */
