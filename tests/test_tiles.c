@@ -5,7 +5,7 @@
  * Products of operands in three terms are held to the bound of f32 multiply-adds, each element for itself.
  */
 #include "core/random.h"
-#include "kernels/kernels.h"
+#include "kernels/group.h"
 #include "support/problem.h"
 
 #include <float.h>
@@ -318,10 +318,127 @@ static void test_tiles_bits(void **state)
     free(other);
 }
 
+/* ---- groups ---- */
+
+typedef struct group {
+    plx_group kind;
+    size_t m, n, k, count, sizes[PLX_GROUP_MOST]; /* sizes: the parts' n, m or k, in place of the one above */
+    double beta;
+    bool bias;
+} group;
+static const group groups[] = {
+    {PLX_GROUP_LEFT, 70, 0, 130, 3, {33, 64, 5}, 0, true},      {PLX_GROUP_LEFT, 300, 0, 64, 2, {96, 96}, 1, false},
+    {PLX_GROUP_LEFT, 3, 0, 40, 5, {1, 40, 32, 31, 8}, 2, true}, {PLX_GROUP_LEFT, 40, 0, 600, 1, {50}, 0, false},
+    {PLX_GROUP_RIGHT, 0, 50, 700, 3, {40, 96, 7}, 1, false},    {PLX_GROUP_RIGHT, 0, 300, 33, 2, {128, 64}, 0, false},
+    {PLX_GROUP_RIGHT, 0, 32, 4200, 2, {32, 24}, 2, false},      {PLX_GROUP_SUM, 70, 45, 0, 3, {33, 64, 520}, 0, false},
+    {PLX_GROUP_SUM, 600, 96, 0, 3, {96, 32, 32}, 1, false},     {PLX_GROUP_SUM, 20, 33, 0, 2, {1, 700}, 2, false},
+    {PLX_GROUP_NONE, 20, 33, 50, 2, {0, 0}, 1, false},
+};
+enum { GROUP_SPAN = 140000, GROUP_ALL = PLX_GROUP_MOST * GROUP_SPAN }; /* numbers of an operand of a part, at most */
+
+/* Operands, and C as it is before; of whole numbers so small that every implementation gives exact results, or not. */
+typedef struct group_numbers {
+    float *a, *b, *bias, *before, *c, *expected;
+} group_numbers;
+static group_numbers make_numbers(bool whole)
+{
+    float *x[6];
+    plx_random random;
+    plx_random_init(&random, 5, whole);
+    for (int i = 0; i < 6; i++) {
+        x[i] = malloc(GROUP_ALL * sizeof **x);
+        for (size_t j = 0; j < GROUP_ALL; j++) {
+            float number = (float)plx_random_uniform(&random) * 7 - 3;
+            x[i][j] = whole ? floorf(number) : number;
+        }
+    }
+    return (group_numbers){x[0], x[1], x[2], x[3], x[4], x[5]};
+}
+static void free_numbers(group_numbers *x)
+{
+    float *all[] = {x->a, x->b, x->bias, x->before, x->c, x->expected};
+    for (int i = 0; i < 6; i++) free(all[i]);
+}
+
+static plx_matmul_group_args make_group(const group *g, const group_numbers *x, float *c, bool bf16)
+{
+    plx_matmul_group_args args = {.count = g->count};
+    for (size_t i = 0; i < g->count; i++) {
+        const size_t m = g->kind == PLX_GROUP_RIGHT ? g->sizes[i] : g->m,
+                     n = g->kind == PLX_GROUP_LEFT ? g->sizes[i] : g->n,
+                     k = g->kind == PLX_GROUP_SUM ? g->sizes[i] : g->k;
+        const bool weights = g->kind == PLX_GROUP_RIGHT, forward = g->kind == PLX_GROUP_LEFT;
+        args.part[i] = (plx_matmul_args){.a = x->a + (forward ? 0 : i * GROUP_SPAN),
+                                         .b = x->b + (weights ? 0 : i * GROUP_SPAN),
+                                         .c = c + (g->kind == PLX_GROUP_SUM ? 0 : i * GROUP_SPAN),
+                                         .m = m,
+                                         .n = n,
+                                         .k = k,
+                                         .lda = weights ? m : k,
+                                         .ldb = forward ? k : n,
+                                         .ldc = n,
+                                         .transpose_a = weights,
+                                         .transpose_b = forward,
+                                         .beta = g->kind == PLX_GROUP_SUM && i > 0 ? 1 : g->beta,
+                                         .bias = g->bias ? x->bias + i * GROUP_SPAN : NULL,
+                                         .bf16 = bf16,
+                                         .gradients = true};
+    }
+    return args;
+}
+
+static void run_group(plx_context *context, const char *kernel, const group *g, bool bf16, const group_numbers *x,
+                      float *c)
+{
+    const plx_matmul_group_args args = make_group(g, x, c, bf16);
+    memcpy(c, x->before, GROUP_ALL * sizeof *c);
+    assert_int_equal(plx_group_of(&args), g->kind);
+    assert_int_equal(plx_context_choose_kernel(context, "matmul.group", kernel), PLX_OK);
+    const char *chosen = plx_op_choose(context, &plx_op_matmul_group, &args)->name;
+    if (strncmp(kernel, "emulated", 8) == 0 && g->kind != PLX_GROUP_NONE) assert_string_equal(chosen, kernel);
+    assert_int_equal(plx_matmul_groups(context, &args), strcmp(chosen, "parts") != 0 && strcmp(chosen, "ref") != 0);
+    assert_int_equal(plx_op_run(context, &plx_op_matmul_group, &args), PLX_OK);
+}
+static void test_groups(void **state)
+{
+    (void)state;
+    group_numbers x = make_numbers(true);
+    plx_context_options best = {.threads = 2};
+    plx_context *context;
+    assert_int_equal(plx_context_create(&best, &context), PLX_OK);
+    static const char *const kernels[] = {"emulated", "emulated_f32", "parts", "amx", "amx_f32"};
+    for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
+        run_group(context, "ref", &groups[i], false, &x, x.expected);
+        for (size_t k = 0; k < sizeof kernels / sizeof *kernels; k++) {
+            run_group(context, kernels[k], &groups[i], k == 0 || k == 3, &x, x.c);
+            assert_memory_equal(x.c, x.expected, GROUP_ALL * sizeof *x.c);
+        }
+    }
+    plx_context_free(context);
+    free_numbers(&x);
+}
+
+/* Sums that are not exact have the same bits for every number of threads. */
+static void test_group_bits(void **state)
+{
+    (void)state;
+    group_numbers x = make_numbers(false);
+    for (size_t i = 0; i < sizeof groups / sizeof *groups; i++)
+        for (int terms = 0; terms < 2 && groups[i].kind != PLX_GROUP_NONE; terms++)
+            for (int t = 0; t < THREADS; t++) {
+                run_group(contexts[0][t], terms ? "emulated_f32" : "emulated", &groups[i], !terms, &x,
+                          t == 0 ? x.expected : x.c);
+                if (t > 0) assert_memory_equal(x.c, x.expected, GROUP_ALL * sizeof *x.c);
+            }
+    free_numbers(&x);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_tile_products), cmocka_unit_test(test_tiles_are_asked_for),
-                                       cmocka_unit_test(test_tiles_bits), cmocka_unit_test(test_terms_magnitudes),
-                                       cmocka_unit_test(test_terms_precision)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_tile_products),   cmocka_unit_test(test_tiles_are_asked_for),
+        cmocka_unit_test(test_tiles_bits),      cmocka_unit_test(test_terms_magnitudes),
+        cmocka_unit_test(test_terms_precision), cmocka_unit_test(test_groups),
+        cmocka_unit_test(test_group_bits)};
     return cmocka_run_group_tests(tests, open_contexts, close_contexts);
 }

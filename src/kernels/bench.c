@@ -9,7 +9,7 @@
 #include <stddef.h>
 
 #define ARGS(type) type *args = (type *)(void *)problem->arguments.bytes
-_Static_assert(sizeof(plx_matmul_args) <= sizeof(((plx_bench_problem *)0)->arguments), "arguments are too small");
+_Static_assert(sizeof(plx_matmul_group_args) <= sizeof(((plx_bench_problem *)0)->arguments), "arguments are too small");
 
 /* ---- matmul: M, N, K are those of the product itself, C[M,N] = A[M,K] B[K,N] ---- */
 
@@ -50,6 +50,20 @@ static plx_status make_matmul_dweight(plx_bench_problem *problem, const plx_benc
 static plx_status make_matmul_dinput(plx_bench_problem *problem, const plx_bench_shape *s)
 {
     return make_matmul(problem, s, false, false);
+}
+
+/* x W^T for three W: a layer's queries, keys and values */
+static const plx_bench_shape group_shapes[] = {{.M = TOKENS, .N = 256, .K = 256}, {0}};
+static plx_status make_matmul_group(plx_bench_problem *problem, const plx_bench_shape *s)
+{
+    ARGS(plx_matmul_group_args);
+    const void *x = plx_bench_input(problem, s->M * s->K, 1);
+    for (args->count = 0; args->count < 3; args->count++)
+        args->part[args->count] = (plx_matmul_args){
+            .a_type = problem->type, .b_type = problem->type, .c_type = problem->type, .a = x,
+            .b = plx_bench_input(problem, s->N * s->K, 1), .c = plx_bench_output(problem, s->M * s->N), .m = s->M,
+            .n = s->N, .k = s->K, .lda = s->K, .ldb = s->K, .ldc = s->N, .transpose_b = true, .gradients = true};
+    return problem->status;
 }
 
 /* ---- packed products: one token, and a prompt; the widest matrices of a model of 135M, and its head ---- */
@@ -326,6 +340,7 @@ const plx_bench_case *const plx_shared_bench[] = {
     CASE("matmul.forward", matmul, matmul_forward, forward_shapes, "2 M N K"),
     CASE("matmul.dweight", matmul, matmul_dweight, dweight_shapes, "2 M N K"),
     CASE("matmul.dinput", matmul, matmul_dinput, dinput_shapes, "2 M N K"),
+    CASE("matmul.group", matmul_group, matmul_group, group_shapes, "6 M N K"),
     PACKED_CASE("packed_matmul.q4_0", bench_q4_0),
     PACKED_CASE("packed_matmul.q4_1", bench_q4_1),
     PACKED_CASE("packed_matmul.q8_0", bench_q8_0),

@@ -76,6 +76,12 @@ typedef struct plx_matmul_args {
     bool gradients;                /* of a pass that computes gradients: no step has to equal it to the last bit */
 } plx_matmul_args;
 extern const plx_op plx_op_matmul;
+/* Products, one after the other: as one job where they share an operand (kernels/group.h). */
+#define PLX_GROUP_MOST 5
+typedef struct plx_matmul_group_args { size_t count; plx_matmul_args part[PLX_GROUP_MOST]; } plx_matmul_group_args;
+extern const plx_op plx_op_matmul_group;
+/* Whether an implementation takes them as one job; else they may as well be run each by itself. */
+bool plx_matmul_groups(const plx_context *context, const plx_matmul_group_args *args);
 
 /* ---- column_sum: out[N] += sum over rows of x[rows,N] ---- */
 typedef struct plx_column_sum_args { plx_type type; const void *x; void *out; size_t rows, width; } plx_column_sum_args;

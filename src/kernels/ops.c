@@ -1,4 +1,5 @@
 /* ops.c - the shared operations: name, and implementations from the fastest to the reference. */
+#include "kernels/group.h"
 #include "kernels/packed.h"
 
 #define NEEDS_F32(args) _Static_assert(offsetof(args, type) == 0, "accepts_f32 reads the type first")
@@ -105,8 +106,65 @@ static double matmul_flops(const void *arguments)
 }
 const plx_op plx_op_matmul = {"matmul", matmul_flops, matmul_kernels};
 
+/* ---- products as one job ---- */
+
+PLX_TILES_DECLARE(plx_matmul_group)
+PLX_TILES_DECLARE(plx_matmul_group_terms)
+plx_status plx_matmul_group_ref(plx_context *context, const void *arguments);
+
+static bool all_accepted(const plx_matmul_group_args *args, bool (*accepts)(const void *arguments))
+{
+    for (size_t i = 0; i < args->count; i++)
+        if (!accepts(&args->part[i])) return false;
+    return plx_group_of(args) != PLX_GROUP_NONE;
+}
+static bool group_accepts_tiles(const void *arguments) { return all_accepted(arguments, accepts_tiles); }
+static bool group_accepts_terms(const void *arguments) { return all_accepted(arguments, accepts_terms); }
+/* As for one product of their size; where x^T is turned for all, nothing is gained beyond what is summed in caches. */
+static bool group_terms_pay(const void *arguments)
+{
+    const plx_matmul_group_args *args = arguments;
+    plx_matmul_args all = args->part[0];
+    if (!group_accepts_terms(args)) return false;
+    const plx_group kind = plx_group_of(args);
+    for (size_t i = 1; i < args->count; i++)
+        *(kind == PLX_GROUP_LEFT ? &all.n : kind == PLX_GROUP_RIGHT ? &all.m : &all.k) +=
+            kind == PLX_GROUP_LEFT ? args->part[i].n : kind == PLX_GROUP_RIGHT ? args->part[i].m : args->part[i].k;
+    return terms_pay(&all) && (kind != PLX_GROUP_RIGHT || all.m * all.n <= (size_t)1 << 20);
+}
+/* Each by the implementation that it would have by itself. */
+static plx_status group_by_parts(plx_context *context, const void *arguments)
+{
+    const plx_matmul_group_args *args = arguments;
+    for (size_t i = 0; i < args->count; i++)
+        PLX_TRY(plx_op_choose(context, &plx_op_matmul, &args->part[i])->run(context, &args->part[i]));
+    return PLX_OK;
+}
+static const plx_kernel group_kernels[] = {
+    PLX_TILES_KERNEL(plx_matmul_group, group_accepts_tiles)
+    PLX_TERMS_KERNEL(plx_matmul_group_terms, group_terms_pay)
+    {"parts", PLX_LEVEL_PORTABLE, NULL, group_by_parts},
+    PLX_TILES_EMULATED(plx_matmul_group, group_accepts_tiles)
+    PLX_TERMS_EMULATED(plx_matmul_group_terms, group_accepts_terms)
+    {"ref", PLX_LEVEL_PORTABLE, NULL, plx_matmul_group_ref},
+    {0}};
+static double group_flops(const void *arguments)
+{
+    const plx_matmul_group_args *args = arguments;
+    double flops = 0;
+    for (size_t i = 0; i < args->count; i++) flops += matmul_flops(&args->part[i]);
+    return flops;
+}
+const plx_op plx_op_matmul_group = {"matmul.group", group_flops, group_kernels};
+
+bool plx_matmul_groups(const plx_context *context, const plx_matmul_group_args *args)
+{
+    const plx_kernel *kernel = plx_op_choose(context, &plx_op_matmul_group, args);
+    return kernel->run != group_by_parts && kernel->run != plx_matmul_group_ref;
+}
+
 const plx_op *const plx_shared_ops[] = {
-    &plx_op_matmul, &plx_op_column_sum, &plx_op_norm_forward, &plx_op_norm_backward, &plx_op_rope,
+    &plx_op_matmul, &plx_op_matmul_group, &plx_op_column_sum, &plx_op_norm_forward, &plx_op_norm_backward, &plx_op_rope,
     &plx_op_swiglu_forward, &plx_op_swiglu_backward, &plx_op_gelu_forward, &plx_op_gelu_backward, &plx_op_add,
     &plx_op_dropout, &plx_op_embedding_forward, &plx_op_embedding_backward, &plx_op_gather, &plx_op_cross_entropy,
     &plx_op_packed_matmul, &plx_op_packed_rows, &plx_op_append, &plx_op_move, &plx_op_sum_squares, &plx_op_adamw, NULL};

@@ -13,8 +13,9 @@ struct plx_profile {
 /* Products are told apart by what they are for. */
 static const char *label_of(const plx_op *op, const void *arguments)
 {
-    if (op != &plx_op_matmul) return op->name;
-    const plx_matmul_args *a = arguments;
+    if (op != &plx_op_matmul && op != &plx_op_matmul_group) return op->name;
+    const plx_matmul_args *a =
+        op == &plx_op_matmul ? arguments : ((const plx_matmul_group_args *)arguments)->part; /* all of one kind */
     return a->transpose_a ? "matmul.dweight" : a->transpose_b ? "matmul.forward" : "matmul.dinput";
 }
 

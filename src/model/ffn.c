@@ -29,8 +29,9 @@ static plx_status chunk_forward(plx_run *run, const plx_ffn *ffn, const void *x,
                                 void *act, void *y)
 {
     size_t count = rows * ffn->up.out;
-    if (ffn->gated) PLX_TRY(plx_linear_forward(run, &ffn->gate, x, rows, gate));
-    PLX_TRY(plx_linear_forward(run, &ffn->up, x, rows, up));
+    const plx_linear *const inner[] = {&ffn->up, &ffn->gate};
+    void *const to[] = {up, gate};
+    PLX_TRY(plx_linears_forward(run, inner, ffn->gated ? 2 : 1, x, rows, to));
     if (ffn->gated) {
         plx_swiglu_args args = {.type = run->type, .count = count, .gate = gate, .up = up, .y = act};
         PLX_TRY(plx_run_op(run, &plx_op_swiglu_forward, &args));
@@ -81,8 +82,9 @@ static plx_status chunk_backward(plx_run *run, const plx_ffn *ffn, const void *x
         PLX_TRY(plx_run_op(run, &plx_op_gelu_backward, &args));
     }
     PLX_TRY(plx_linear_backward_weights(run, &ffn->down, dact, dy, rows));
-    if (ffn->gated) PLX_TRY(plx_linear_backward(run, &ffn->gate, x, dgate, rows, dx, false));
-    return plx_linear_backward(run, &ffn->up, x, dup, rows, dx, ffn->gated);
+    const plx_linear *const inner[] = {&ffn->up, &ffn->gate};
+    const void *const dinner[] = {dup, dgate};
+    return plx_linears_backward(run, inner, ffn->gated ? 2 : 1, x, dinner, rows, dx, false);
 }
 
 plx_status plx_ffn_backward(plx_run *run, plx_ffn *ffn, const void *x, const void *dy, void *dx)

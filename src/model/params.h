@@ -104,6 +104,13 @@ plx_status plx_linear_backward_input(plx_run *run, const plx_linear *linear, con
 plx_status plx_linear_backward(plx_run *run, const plx_linear *linear, const void *x, const void *dy, size_t rows,
                                void *dx, bool accumulate);
 
+/* The same for several with one input: y[i] = x W_i^T + b_i; dx = (dx +) the sum of dy[i] W_i. As one job where an
+ * implementation does that (plx_op_matmul_group), which reads x, and writes dx, once. */
+plx_status plx_linears_forward(plx_run *run, const plx_linear *const linears[], size_t count, const void *x,
+                               size_t rows, void *const y[]);
+plx_status plx_linears_backward(plx_run *run, const plx_linear *const linears[], size_t count, const void *x,
+                                const void *const dy[], size_t rows, void *dx, bool accumulate);
+
 /* ---- packed weights (packed.c): never trained; everything else takes them as any weight ---- */
 
 /* The products of plx_linear_forward and plx_linear_backward_input (without bias in the latter) for a packed weight.

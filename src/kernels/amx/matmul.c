@@ -10,6 +10,7 @@
  * sum is taken over the same stretches of k in the same order whatever rows and columns are computed with it. */
 #include "kernels/amx/pack.h"
 #include "kernels/amx/square.h"
+#include "kernels/group.h"
 
 #include <math.h>
 
@@ -34,22 +35,49 @@ typedef struct side {
     bool along;
 } side;
 
+/* One product, or a group that is computed as one: the parts lie side by side in columns (of C^T where that is
+ * computed), or one behind the other in k. */
 typedef struct product {
-    const plx_matmul_args *a;
+    const plx_matmul_args *part;
+    size_t parts;
     bool turned; /* C^T is computed */
-    side left, right;
-    size_t terms;         /* of a number: 1, rounded to bf16; or TERMS */
-    size_t depth;         /* steps of k that a task works on at a time */
-    bool shared;          /* the right operand is packed once for all, else by each task */
-    uint16_t *packed;     /* it: [panels][steps][terms][2][TILE], or [threads][depth][terms][2][TILE] */
-    uint16_t *rows_of;    /* the left one: [threads][rows / SIDE][depth][terms][2][TILE] */
-    size_t left_size;     /* of a thread */
-    size_t steps, panels; /* of all k; of all columns */
-    size_t rows, columns; /* of a task: rows, panels */
-    size_t across, down;  /* tasks side by side, one below the other */
-    size_t share, shares; /* steps of k a task; how many of them */
-    float *parts;         /* [shares][down to the last row][panels][SQUARE]; NULL: into C */
+    bool deep;   /* behind each other */
+    side left[PLX_GROUP_MOST], right[PLX_GROUP_MOST];
+    size_t at[PLX_GROUP_MOST + 1]; /* the parts' first panels or, deep, steps; then their number */
+    size_t terms;                  /* of a number: 1, rounded to bf16; or TERMS */
+    size_t depth;                  /* steps of k that a task works on at a time */
+    bool shared;                   /* the right operand is packed once for all, else by each task */
+    uint16_t *packed;              /* it: [panels][steps][terms][2][TILE], or [threads][depth][terms][2][TILE] */
+    uint16_t *rows_of;             /* the left one: [threads][rows / SIDE][depth][terms][2][TILE] */
+    size_t left_size;              /* of a thread */
+    size_t m;                      /* rows */
+    size_t steps, panels;          /* of all k; of all columns */
+    size_t rows, columns;          /* of a task: rows, panels */
+    size_t across, down;           /* tasks side by side, one below the other */
+    size_t share, shares;          /* steps of k a task; how many of them */
+    float *squares;                /* of shares: [shares][m / SIDE][panels][SQUARE]; NULL: into C */
 } product;
+
+static size_t part_at(const product *job, size_t at)
+{
+    size_t part = 0;
+    while (part + 1 < job->parts && at >= job->at[part + 1]) part++;
+    return part;
+}
+/* The part of a panel's columns, and the first of them there. */
+static size_t part_of(const product *job, size_t panel, size_t *column)
+{
+    const size_t part = job->deep ? 0 : part_at(job, panel);
+    *column = (panel - (job->deep ? 0 : job->at[part])) * SIDE;
+    return part;
+}
+/* The part of a step, and the first k of it there; column_part: where the parts lie side by side. */
+static size_t part_of_step(const product *job, size_t column_part, size_t step, size_t *k)
+{
+    const size_t part = job->deep ? part_at(job, step) : column_part;
+    *k = (step - (job->deep ? job->at[part] : 0)) * STEP;
+    return part;
+}
 
 /* ---- what comes from memory meanwhile ---- */
 
@@ -59,12 +87,13 @@ typedef struct ahead {
     size_t stride, rows, lines, line; /* lines: of a row; line: the next */
 } ahead;
 
-/* Of an operand: `count` of its rows or columns from `first` on, steps [from, to) of k. Where k runs along memory,
+/* Of an operand: `count` of its rows or columns from `first` on, k in [begin, end). Where k runs along memory,
  * packing asks for the next rows itself. */
-static ahead ahead_of(const side *x, size_t k, size_t first, size_t count, size_t from, size_t to)
+static ahead ahead_of(const side *x, size_t k, size_t first, size_t count, size_t begin, size_t end)
 {
     if (x->along) return (ahead){.rows = 0};
-    const size_t size = plx_type_size(x->type), begin = from * STEP, end = to * STEP < k ? to * STEP : k;
+    const size_t size = plx_type_size(x->type);
+    if (end > k) end = k;
     if (count > x->count - first) count = x->count - first;
     return (ahead){.row = (const char *)x->data + (begin * x->stride + first) * size,
                    .stride = x->stride * size,
@@ -93,27 +122,38 @@ typedef struct wants {
 
 /* ---- packing ---- */
 
-/* The tiles of 32 of the side from first on and steps [from, to) of k; returns where the next ones go. */
-static inline uint16_t *pack(const product *job, const side *x, bool by_side, size_t first, size_t from, size_t end,
-                             uint16_t *to)
+/* The tiles of 32 of an operand, `sides` of the parts, from first on and steps [from, to) of k; returns where the next
+ * ones go. */
+static uint16_t *pack(const product *job, const side *sides, bool by_side, size_t column_part, size_t first,
+                      size_t from, size_t end, uint16_t *to)
 {
-    for (size_t s = from; s < end; s++, to += job->terms * 2 * TILE)
+    for (size_t s = from; s < end; s++, to += job->terms * 2 * TILE) {
+        size_t k;
+        const size_t part = part_of_step(job, column_part, s, &k), depth = job->part[part].k;
+        const side *x = &sides[part];
         for (size_t half = 0; half < 2; half++)
             if (job->terms == 1)
-                pack_tile(x->data, x->type, x->stride, x->along, by_side, first + 16 * half, x->count, s * STEP,
-                          job->a->k, to + half * TILE);
+                pack_tile(x->data, x->type, x->stride, x->along, by_side, first + 16 * half, x->count, k, depth,
+                          to + half * TILE);
             else
                 (by_side ? pack_left : pack_right)(x->data, x->type, x->stride, x->along, first + 16 * half, x->count,
-                                                   s * STEP, job->a->k, to + half * TILE);
+                                                   k, depth, to + half * TILE);
+    }
     return to;
 }
 
+/* A panel of the right operand. */
+static void pack_columns(const product *job, size_t panel, size_t from, size_t end, uint16_t *to)
+{
+    size_t column;
+    const size_t part = part_of(job, panel, &column);
+    pack(job, job->right, false, part, column, from, end, to);
+}
 static void pack_panel(void *argument, size_t panel, int thread)
 {
     (void)thread;
     const product *job = argument;
-    pack(job, &job->right, false, panel * SIDE, 0, job->steps,
-         job->packed + panel * job->steps * job->terms * 2 * TILE);
+    pack_columns(job, panel, 0, job->steps, job->packed + panel * job->steps * job->terms * 2 * TILE);
 }
 
 /* ---- blocks ---- */
@@ -150,10 +190,10 @@ static void block_at_edge(plx_tiles *tiles, size_t terms, const uint16_t *left, 
     for (size_t i = 0; i < rows; i++) memcpy(c + i * ldc, whole + i * SIDE, columns * sizeof *c);
 }
 
-/* c = beta c + bias, where the sums cannot simply begin with c or with 0; false: they can. */
-static bool prepare(const plx_matmul_args *a, float *c, size_t rows, size_t column, size_t columns)
+/* c = beta c + bias, where the sums cannot simply begin with c or with 0. */
+static void prepare(const plx_matmul_args *a, float *c, size_t rows, size_t column, size_t columns)
 {
-    if (a->bias == NULL && (a->beta == 0 || a->beta == 1) && a->k > 0) return false;
+    if (a->bias == NULL && (a->beta == 0 || a->beta == 1) && a->k > 0) return;
     vf scale = vf_set((float)a->beta);
     for (size_t i = 0; i < rows; i++)
         for (size_t j = 0; j < columns; j += 16) {
@@ -162,7 +202,6 @@ static bool prepare(const plx_matmul_args *a, float *c, size_t rows, size_t colu
             if (a->beta != 0) x += scale * vf_next(c + i * a->ldc + j, left);
             vf_put(c + i * a->ldc + j, x, left);
         }
-    return true;
 }
 
 /* ---- tasks ---- */
@@ -177,7 +216,7 @@ static place place_of(const product *job, size_t index)
                .first = index % job->across * job->columns,
                .share = index / job->across / job->down};
     p.begin = p.share * job->share;
-    p.rows = job->left.count - p.row < job->rows ? job->left.count - p.row : job->rows;
+    p.rows = job->m - p.row < job->rows ? job->m - p.row : job->rows;
     p.end = job->panels - p.first < job->columns ? job->panels : p.first + job->columns;
     p.last = job->steps - p.begin < job->share ? job->steps : p.begin + job->share;
     return p;
@@ -188,12 +227,14 @@ static size_t stretch(const product *job, const place *p, size_t from)
     return p->last - from < job->depth ? p->last : from + job->depth;
 }
 
-/* C = beta C + a square, whose parts lie `apart` numbers from each other and are summed in order; turned in a product
- * whose C^T is computed. */
+/* C = beta C + a square, whose shares lie `apart` numbers from each other and are summed in order; turned in a product
+ * whose C^T is computed. later: C += it. */
 static void put_square(const product *job, const float *square, size_t apart, size_t shares, size_t row, size_t panel,
-                       double beta)
+                       bool later)
 {
-    const plx_matmul_args *a = job->a;
+    size_t column;
+    const plx_matmul_args *a = &job->part[part_of(job, panel, &column)];
+    const double beta = later ? 1 : a->beta;
     const vf scale = vf_set((float)beta);
     for (size_t quarter = 0; quarter < 4; quarter++) {
         const size_t down = quarter / 2 * 16, right = quarter % 2 * 16;
@@ -205,8 +246,7 @@ static void put_square(const product *job, const float *square, size_t apart, si
             UNROLL for (size_t i = 0; i < 16; i++) sum[i] += vf_load(from + i * SIDE);
         }
         if (job->turned) transpose(sum);
-        const size_t i0 = job->turned ? panel * SIDE + right : row + down,
-                     j0 = job->turned ? row + down : panel * SIDE + right;
+        const size_t i0 = job->turned ? column + right : row + down, j0 = job->turned ? row + down : column + right;
         float *c = (float *)a->c + i0 * a->ldc + j0;
         for (size_t i = 0; i < 16 && i0 + i < a->m && j0 < a->n; i++, c += a->ldc) {
             if (beta != 0) sum[i] += scale * vf_next(c, a->n - j0);
@@ -214,44 +254,51 @@ static void put_square(const product *job, const float *square, size_t apart, si
         }
     }
 }
-static void sum_parts(void *argument, size_t index, int thread)
+static void sum_shares(void *argument, size_t index, int thread)
 {
     (void)thread;
     const product *job = argument;
-    const size_t blocks = plx_parts(job->left.count, SIDE) * job->panels;
-    put_square(job, job->parts + index * SQUARE, blocks * SQUARE, job->shares, index / job->panels * SIDE,
-               index % job->panels, job->a->beta);
+    const size_t blocks = plx_parts(job->m, SIDE) * job->panels;
+    put_square(job, job->squares + index * SQUARE, blocks * SQUARE, job->shares, index / job->panels * SIDE,
+               index % job->panels, false);
 }
 
-/* Where a block goes: into C, or its square of the parts. */
-static float *corner_of(const product *job, const place *p, size_t i, size_t panel)
+/* Where a block goes: into C, or its square of a share; *ldc: from row to row there. */
+static float *corner_of(const product *job, const place *p, size_t i, size_t panel, size_t *ldc)
 {
-    const size_t row = p->row + i, column = panel * SIDE, ldc = job->a->ldc;
-    if (job->parts == NULL) return (float *)job->a->c + (job->turned ? column * ldc + row : row * ldc + column);
-    return job->parts + ((p->share * plx_parts(job->left.count, SIDE) + row / SIDE) * job->panels + panel) * SQUARE;
+    const size_t row = p->row + i;
+    size_t column;
+    const plx_matmul_args *a = &job->part[part_of(job, panel, &column)];
+    *ldc = job->squares != NULL ? SIDE : a->ldc;
+    if (job->squares == NULL) return (float *)a->c + (job->turned ? column * *ldc + row : row * *ldc + column);
+    return job->squares + ((p->share * plx_parts(job->m, SIDE) + row / SIDE) * job->panels + panel) * SQUARE;
 }
 
 /* One panel's blocks in a stretch of k, the task's first or a later one. */
 static void panel_blocks(const product *job, plx_tiles *tiles, const place *p, size_t panel, const uint16_t *left,
-                         const uint16_t *right, size_t steps, bool read, bool later, wants *next)
+                         const uint16_t *right, size_t steps, bool later, wants *next)
 {
-    const size_t ldc = job->parts != NULL ? SIDE : job->a->ldc;
-    const size_t width = job->right.count - panel * SIDE < SIDE ? job->right.count - panel * SIDE : SIDE;
+    size_t column, ldc;
+    const size_t part = part_of(job, panel, &column), count = job->right[part].count - column;
+    const plx_matmul_args *a = &job->part[part];
+    const bool read = later || (job->squares == NULL && (a->beta != 0 || a->bias != NULL));
     for (size_t i = 0; i < p->rows; i += SIDE, left += steps * job->terms * 2 * TILE) {
         const bool below = i + SIDE < p->rows;
-        float *c = corner_of(job, p, i, panel);
         next->c.rows = 0;
-        if (job->parts == NULL && (below || panel + 1 < p->end))
-            next->c = (ahead){(const char *)corner_of(job, p, below ? i + SIDE : 0, below ? panel : panel + 1),
-                              ldc * sizeof *c, SIDE, SIDE * sizeof *c / LINE, 0};
-        if (job->parts == NULL && job->turned) {
+        if (job->squares == NULL && (below || panel + 1 < p->end)) {
+            next->c.row = (const char *)corner_of(job, p, below ? i + SIDE : 0, below ? panel : panel + 1, &ldc);
+            next->c = (ahead){next->c.row, ldc * sizeof(float), SIDE, SIDE * sizeof(float) / LINE, 0};
+        }
+        float *c = corner_of(job, p, i, panel, &ldc);
+        if (job->squares == NULL && job->turned) {
             float square[SQUARE] __attribute__((aligned(64)));
             block(tiles, job->terms, left, right, steps, square, SIDE, false, next);
-            put_square(job, square, 0, 1, p->row + i, panel, later ? 1 : job->a->beta);
-        } else if (job->parts != NULL || (width == SIDE && p->rows - i >= SIDE))
+            put_square(job, square, 0, 1, p->row + i, panel, later);
+        } else if (job->squares != NULL || (count >= SIDE && p->rows - i >= SIDE))
             block(tiles, job->terms, left, right, steps, c, ldc, read, next);
         else
-            block_at_edge(tiles, job->terms, left, right, steps, c, ldc, read, next, below ? SIDE : p->rows - i, width);
+            block_at_edge(tiles, job->terms, left, right, steps, c, ldc, read, next, below ? SIDE : p->rows - i,
+                          count < SIDE ? count : SIDE);
     }
 }
 
@@ -261,54 +308,60 @@ static void next_stretch(const product *job, size_t index, const place *p, size_
     const bool more = to < p->last;
     if (!more && index + 1 == job->across * job->down * job->shares) return;
     const place then = more ? *p : place_of(job, index + 1);
-    const size_t from = more ? to : then.begin;
-    next->right = ahead_of(&job->right, job->a->k, then.first * SIDE, SIDE, from, stretch(job, &then, from));
+    const size_t from = more ? to : then.begin, steps = stretch(job, &then, from) - from;
+    size_t column, k;
+    const size_t part = part_of_step(job, part_of(job, then.first, &column), from, &k);
+    next->right = ahead_of(&job->right[part], job->part[part].k, column, SIDE, k, k + steps * STEP);
     next->right_lines = plx_parts(next->right.rows * next->right.lines, plx_parts(p->rows, SIDE));
 }
 
 static void task(void *argument, size_t index, int thread)
 {
     const product *job = argument;
-    const plx_matmul_args *a = job->a;
     const place p = place_of(job, index);
     uint16_t *left = job->rows_of + (size_t)thread * job->left_size;
-    bool add = false;
-    if (job->parts == NULL && !job->turned) {
-        const size_t column = p.first * SIDE, columns = (p.end * SIDE < a->n ? p.end * SIDE : a->n) - column;
-        add = prepare(a, (float *)a->c + p.row * a->ldc + column, p.rows, column, columns) || a->beta != 0;
+    for (size_t panel = p.first; panel < p.end && job->squares == NULL && !job->turned; panel++) {
+        size_t column, ldc;
+        const size_t part = part_of(job, panel, &column), count = job->right[part].count - column;
+        float *c = corner_of(job, &p, 0, panel, &ldc);
+        prepare(&job->part[part], c, p.rows, column, count < SIDE ? count : SIDE);
     }
     plx_tiles memory, *tiles = &memory;
     plx_tiles_begin(tiles);
     for (size_t from = p.begin, to; from < p.last; from = to) {
         to = stretch(job, &p, from);
         uint16_t *end = left;
-        for (size_t i = 0; i < p.rows; i += SIDE) end = pack(job, &job->left, true, p.row + i, from, to, end);
+        for (size_t i = 0; i < p.rows; i += SIDE) end = pack(job, job->left, true, 0, p.row + i, from, to, end);
         wants next = {.right_lines = 0};
         for (size_t panel = p.first; panel < p.end; panel++) {
             uint16_t *right = job->packed + (job->shared ? panel * job->steps + from : (size_t)thread * job->depth) *
                                                 job->terms * 2 * TILE;
             if (!job->shared) {
-                pack(job, &job->right, false, panel * SIDE, from, to, right);
+                pack_columns(job, panel, from, to, right);
                 if (panel + 1 == p.end) next_stretch(job, index, &p, to, &next); /* packing asks for panels to come */
             }
-            panel_blocks(job, tiles, &p, panel, left, right, to - from, add || from > p.begin, from > p.begin, &next);
+            panel_blocks(job, tiles, &p, panel, left, right, to - from, from > p.begin, &next);
         }
     }
     plx_tiles_end(tiles);
 }
 
-/* As many rows a task as give at least eight tasks, or else fewer panels, or shares of k. x W^T is never divided in k:
- * how would depend on the number of its rows. */
+/* x W^T is never divided in k: how would depend on the number of its rows. */
+static bool divisible(const product *job)
+{
+    const plx_matmul_args *a = job->part;
+    return !job->deep && (a->transpose_a || !a->transpose_b) && a->bias == NULL;
+}
+
+/* As many rows a task as give at least eight tasks, or else fewer panels, or shares of k. */
 static void choose_tasks(product *job)
 {
-    const plx_matmul_args *a = job->a;
-    const size_t m = job->left.count;
+    const size_t m = job->m;
     job->shared = true;
     job->rows = ROWS_MOST;
     job->columns = job->panels;
     job->share = job->steps;
-    if ((a->transpose_a || !a->transpose_b) && a->bias == NULL && job->steps >= SHARES * DEPTH / STEP / 2 &&
-        plx_parts(m, SIDE) * job->panels <= FEW_BLOCKS)
+    if (divisible(job) && job->steps >= SHARES * DEPTH / STEP / 2 && plx_parts(m, SIDE) * job->panels <= FEW_BLOCKS)
         job->share = plx_parts(job->steps, SHARES);
     else {
         while (job->rows > SIDE && plx_parts(m, job->rows) < 8) job->rows /= 2;
@@ -323,15 +376,12 @@ static void choose_tasks(product *job)
  * k stored and summed for 1 / share: the division into at least TASKS tasks for which that is least. */
 static void divide(product *job)
 {
-    const plx_matmul_args *a = job->a;
-    const size_t m = job->left.count;
-    const bool divisible = (a->transpose_a || !a->transpose_b) && a->bias == NULL;
-    const double left = job->left.along ? 1 : 2,
-                 right = job->right.along ? 2 : 1; /* turning takes as long as splitting */
+    const size_t m = job->m, most = divisible(job) ? SHARES : 1;
+    const double left = job->left->along ? 1 : 2, right = job->right->along ? 2 : 1; /* turning: as long as splitting */
     double least = HUGE_VAL;
     for (size_t down = 1; down <= m; down *= 2)
         for (size_t across = 1; across <= job->panels; across *= 2)
-            for (size_t shares = 1; shares <= (divisible ? SHARES : 1); shares *= 2) {
+            for (size_t shares = 1; shares <= most; shares *= 2) {
                 size_t rows = plx_parts(plx_parts(m, SIDE), down) * SIDE, columns = plx_parts(job->panels, across);
                 size_t share = plx_parts(job->steps, shares), tasks = down * across * shares;
                 double cost = left / (double)(columns * SIDE) + right / (double)rows;
@@ -347,45 +397,71 @@ static void divide(product *job)
     job->shared = job->down > 1 && job->panels * job->steps * TERMS * 2 * TILE <= SHARED_MOST;
 }
 
-static plx_status multiply(plx_context *context, const plx_matmul_args *a, size_t terms)
+/* The parts' operands and places. */
+static void lay_out(product *job, plx_group kind)
 {
-    if (a->m == 0 || a->n == 0) return PLX_OK;
-    side left = {a->a, a->a_type, a->lda, a->m, !a->transpose_a},
-         right = {a->b, a->b_type, a->ldb, a->n, a->transpose_b};
-    product job = {.a = a, .terms = terms, .depth = DEPTH / STEP, .left = left, .right = right};
-    job.turned =
-        !left.along && !right.along && a->m > a->n && a->m * a->n <= TURNED_MOST && a->bias == NULL && a->k > 0;
-    if (job.turned) {
-        job.left = right;
-        job.right = left;
+    const plx_matmul_args *first = job->part;
+    job->deep = kind == PLX_GROUP_SUM;
+    job->turned = first->transpose_a && !first->transpose_b && first->bias == NULL && first->k > 0 &&
+                  (kind == PLX_GROUP_RIGHT || (first->m > first->n && first->m * first->n <= TURNED_MOST));
+    for (size_t i = 0; i < job->parts; i++) {
+        const plx_matmul_args *a = &first[i];
+        const side left = {a->a, a->a_type, a->lda, a->m, !a->transpose_a},
+                   right = {a->b, a->b_type, a->ldb, a->n, a->transpose_b};
+        job->left[i] = job->turned ? right : left;
+        job->right[i] = job->turned ? left : right;
+        job->at[i + 1] = job->at[i] + (job->deep ? plx_parts(a->k, STEP) : plx_parts(job->right[i].count, SIDE));
     }
-    job.steps = plx_parts(a->k, STEP);
-    job.panels = plx_parts(job.right.count, SIDE);
+    job->m = job->left->count;
+    job->steps = job->deep ? job->at[job->parts] : plx_parts(first->k, STEP);
+    job->panels = job->deep ? plx_parts(job->right->count, SIDE) : job->at[job->parts];
+}
+
+static plx_status multiply(plx_context *context, const plx_matmul_args *a, size_t count, plx_group kind, size_t terms)
+{
+    product job = {.part = a, .parts = count, .terms = terms, .depth = DEPTH / STEP};
+    lay_out(&job, kind);
+    if (job.m == 0 || job.panels == 0) return PLX_OK;
     if (terms == 1)
         choose_tasks(&job);
     else
         divide(&job);
     job.shares = job.share < job.steps ? plx_parts(job.steps, job.share) : 1;
-    const size_t threads = (size_t)context->options.threads, stack = terms * 2 * TILE; /* a stack: numbers a step */
-    const size_t blocks = plx_parts(job.left.count, SIDE) * job.panels;
+    const size_t threads = (size_t)context->options.threads, stack = terms * 2 * TILE; /* numbers a step */
+    const size_t blocks = plx_parts(job.m, SIDE) * job.panels;
     job.left_size = plx_parts(job.rows, SIDE) * job.depth * stack;
-    size_t packed = (job.shared ? job.panels * job.steps : threads * job.depth) * stack, rows = threads * job.left_size;
-    size_t parts = job.shares > 1 ? job.shares * blocks * SQUARE : 0;
-    job.packed = plx_kernel_scratch(context, (packed + rows) * sizeof *job.packed + parts * sizeof *job.parts);
+    const size_t packed = (job.shared ? job.panels * job.steps : threads * job.depth) * stack,
+                 rows = threads * job.left_size, squares = job.shares > 1 ? job.shares * blocks * SQUARE : 0;
+    job.packed = plx_kernel_scratch(context, (packed + rows) * sizeof *job.packed + squares * sizeof *job.squares);
     if (job.packed == NULL) return PLX_ERROR_MEMORY;
     job.rows_of = job.packed + packed;
-    if (job.shares > 1) job.parts = (float *)(job.rows_of + rows);
+    if (job.shares > 1) job.squares = (float *)(job.rows_of + rows);
     if (job.shared) plx_parallel_for(context, job.panels, pack_panel, &job);
     plx_parallel_for(context, job.down * job.across * job.shares, task, &job);
-    if (job.shares > 1) plx_parallel_for(context, blocks, sum_parts, &job);
+    if (job.shares > 1) plx_parallel_for(context, blocks, sum_shares, &job);
     return PLX_OK;
+}
+static plx_status multiply_group(plx_context *context, const plx_matmul_group_args *args, size_t terms)
+{
+    return multiply(context, args->part, args->count, plx_group_of(args), terms);
 }
 
 /* Operands rounded to bf16. */
-plx_status PLX_CPU(plx_matmul)(plx_context *context, const void *arguments) { return multiply(context, arguments, 1); }
+plx_status PLX_CPU(plx_matmul)(plx_context *context, const void *arguments)
+{
+    return multiply(context, arguments, 1, PLX_GROUP_NONE, 1);
+}
+plx_status PLX_CPU(plx_matmul_group)(plx_context *context, const void *arguments)
+{
+    return multiply_group(context, arguments, 1);
+}
 
 /* Operands as sums of three bf16 numbers, which give f32's precision (terms.h). */
 plx_status PLX_CPU(plx_matmul_terms)(plx_context *context, const void *arguments)
 {
-    return multiply(context, arguments, TERMS);
+    return multiply(context, arguments, 1, PLX_GROUP_NONE, TERMS);
+}
+plx_status PLX_CPU(plx_matmul_group_terms)(plx_context *context, const void *arguments)
+{
+    return multiply_group(context, arguments, TERMS);
 }

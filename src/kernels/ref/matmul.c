@@ -20,3 +20,10 @@ plx_status plx_matmul_ref(plx_context *context, const void *arguments)
     }
     return PLX_OK;
 }
+
+plx_status plx_matmul_group_ref(plx_context *context, const void *arguments)
+{
+    const plx_matmul_group_args *args = arguments;
+    for (size_t i = 0; i < args->count; i++) PLX_TRY(plx_matmul_ref(context, &args->part[i]));
+    return PLX_OK;
+}

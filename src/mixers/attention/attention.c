@@ -42,15 +42,13 @@ static plx_status params(plx_params *list, const plx_layer_shape *shape, void *o
     return plx_turn_define(list, shape, &layer->k_turn, "mixer.k_norm");
 }
 
-/* *turned = rope(norm(x W^T)); *raw is the product, the same memory when no norm needs it again. */
-static plx_status project(plx_run *run, const plx_linear *linear, const plx_turn *turn, const void *x, void **raw,
-                          void **turned, plx_norm_saved *norm)
+/* *turned = rope(norm(raw)), in raw's place when no norm needs it again. */
+static plx_status turn(plx_run *run, const plx_linear *linear, const plx_turn *turn, void *raw, void **turned,
+                       plx_norm_saved *norm)
 {
-    PLX_TRY(plx_kept(run, run->tokens * linear->out, raw));
-    PLX_TRY(plx_linear_forward(run, linear, x, run->tokens, *raw));
-    *turned = *raw;
+    *turned = raw;
     if (turn->normed) PLX_TRY(plx_kept(run, run->tokens * linear->out, turned));
-    return plx_turn_forward(run, turn, linear->out / turn->head_dim, *raw, *turned, norm);
+    return plx_turn_forward(run, turn, linear->out / turn->head_dim, raw, *turned, norm);
 }
 
 static plx_status forward(plx_run *run, void *own, const void *x, void *y)
@@ -60,10 +58,13 @@ static plx_status forward(plx_run *run, void *own, const void *x, void *y)
     size_t mark = plx_mark(run), part = 0;
     void *q, *k, *v;
     plx_history keys, values;
-    PLX_TRY(project(run, &layer->q, &layer->q_turn, x, &layer->q_raw, &q, &layer->q_norm));
-    PLX_TRY(project(run, &layer->k, &layer->k_turn, x, &layer->k_raw, &k, &layer->k_norm));
+    PLX_TRY(plx_kept(run, run->tokens * layer->q.out, &layer->q_raw));
+    PLX_TRY(plx_kept(run, run->tokens * width, &layer->k_raw));
     PLX_TRY(plx_kept(run, run->tokens * width, &v));
-    PLX_TRY(plx_linear_forward(run, &layer->v, x, run->tokens, v));
+    const plx_linear *const linears[] = {&layer->q, &layer->k, &layer->v};
+    PLX_TRY(plx_linears_forward(run, linears, 3, x, run->tokens, (void *const[]){layer->q_raw, layer->k_raw, v}));
+    PLX_TRY(turn(run, &layer->q, &layer->q_turn, layer->q_raw, &q, &layer->q_norm));
+    PLX_TRY(turn(run, &layer->k, &layer->k_turn, layer->k_raw, &k, &layer->k_norm));
     PLX_TRY(plx_attend_history(run, k, width, &part, &keys));
     PLX_TRY(plx_attend_history(run, v, width, &part, &values));
     layer->attend = (plx_attend){.heads = layer->heads, .kv_heads = layer->kv_heads, .head_dim = layer->head_dim,
@@ -88,9 +89,8 @@ static plx_status backward(plx_run *run, void *own, const void *x, const void *d
     PLX_TRY(plx_attend_backward(run, &layer->attend, dout, dq, dk, dv));
     PLX_TRY(plx_turn_backward(run, &layer->q_turn, layer->heads, &layer->q_norm, layer->q_raw, dq));
     PLX_TRY(plx_turn_backward(run, &layer->k_turn, layer->kv_heads, &layer->k_norm, layer->k_raw, dk));
-    PLX_TRY(plx_linear_backward(run, &layer->q, x, dq, n, dx, false));
-    PLX_TRY(plx_linear_backward(run, &layer->k, x, dk, n, dx, true));
-    PLX_TRY(plx_linear_backward(run, &layer->v, x, dv, n, dx, true));
+    const plx_linear *const linears[] = {&layer->q, &layer->k, &layer->v};
+    PLX_TRY(plx_linears_backward(run, linears, 3, x, (const void *const[]){dq, dk, dv}, n, dx, false));
     plx_release(run, mark);
     return PLX_OK;
 }

@@ -141,21 +141,39 @@ static plx_status define(plx_params *params, const plx_layer_shape *shape, void 
     return define_turns(params, shape, layer);
 }
 
-static plx_status role_forward(plx_run *run, role *r, const void *x)
+/* The roles' values from x. */
+static plx_status roles_forward(plx_run *run, simplicial *layer, const void *x)
 {
-    size_t count = run->tokens * r->linear.out;
-    PLX_TRY(plx_kept(run, count, &r->raw));
-    PLX_TRY(plx_linear_forward(run, &r->linear, x, run->tokens, r->raw));
-    r->value = r->raw;
-    if (r->turn.normed) PLX_TRY(plx_kept(run, count, &r->value));
-    return plx_turn_forward(run, &r->turn, r->heads, r->raw, r->value, &r->norm_saved);
+    const plx_linear *linears[ROLES];
+    void *raw[ROLES];
+    for (int i = 0; i < ROLES; i++) {
+        role *r = &layer->roles[i];
+        PLX_TRY(plx_kept(run, run->tokens * r->linear.out, &r->raw));
+        linears[i] = &r->linear;
+        raw[i] = r->raw;
+    }
+    PLX_TRY(plx_linears_forward(run, linears, ROLES, x, run->tokens, raw));
+    for (int i = 0; i < ROLES; i++) {
+        role *r = &layer->roles[i];
+        r->value = r->raw;
+        if (r->turn.normed) PLX_TRY(plx_kept(run, run->tokens * r->linear.out, &r->value));
+        PLX_TRY(plx_turn_forward(run, &r->turn, r->heads, r->raw, r->value, &r->norm_saved));
+    }
+    return PLX_OK;
 }
 
-/* dvalue: the gradient for value; overwritten. */
-static plx_status role_backward(plx_run *run, role *r, const void *x, void *dvalue, void *dx, bool accumulate)
+/* dvalues: the gradients for the values; overwritten. */
+static plx_status roles_backward(plx_run *run, simplicial *layer, const void *x, void *const dvalues[ROLES], void *dx)
 {
-    PLX_TRY(plx_turn_backward(run, &r->turn, r->heads, &r->norm_saved, r->raw, dvalue));
-    return plx_linear_backward(run, &r->linear, x, dvalue, run->tokens, dx, accumulate);
+    const plx_linear *linears[ROLES];
+    const void *draw[ROLES];
+    for (int i = 0; i < ROLES; i++) {
+        role *r = &layer->roles[i];
+        PLX_TRY(plx_turn_backward(run, &r->turn, r->heads, &r->norm_saved, r->raw, dvalues[i]));
+        linears[i] = &r->linear;
+        draw[i] = dvalues[i];
+    }
+    return plx_linears_backward(run, linears, ROLES, x, draw, run->tokens, dx, false);
 }
 
 static plx_simplicial_problem problem_of(const plx_run *run, const simplicial *layer,
@@ -182,10 +200,10 @@ static plx_status forward(plx_run *run, void *own, const void *x, void *y)
     layer->lse = NULL;
     if (run->keep) PLX_TRY(plx_saved(run, run->tokens * layer->roles[Q].heads, &layer->lse));
     size_t part = 0;
-    for (int i = 0; i < ROLES; i++) {
-        role *r = &layer->roles[i];
-        PLX_TRY(role_forward(run, r, x));
-        if (i != Q) PLX_TRY(plx_attend_history(run, r->value, r->linear.out, &part, &histories[i]));
+    PLX_TRY(roles_forward(run, layer, x));
+    for (int i = K; i < ROLES; i++) {
+        const role *r = &layer->roles[i];
+        PLX_TRY(plx_attend_history(run, r->value, r->linear.out, &part, &histories[i]));
     }
     plx_simplicial_forward_args args = {
         .problem = problem_of(run, layer, histories), .out = layer->mixed, .lse = layer->lse};
@@ -213,7 +231,7 @@ static plx_status backward(plx_run *run, void *own, const void *x, const void *d
         .dq = dvalues[Q], .dk = dvalues[K], .dv = dvalues[V], .dk2 = dvalues[K2], .dv2 = dvalues[V2],
     };
     PLX_TRY(plx_run_op(run, &plx_op_simplicial_backward, &args));
-    for (int i = 0; i < ROLES; i++) PLX_TRY(role_backward(run, &layer->roles[i], x, dvalues[i], dx, i != Q));
+    PLX_TRY(roles_backward(run, layer, x, dvalues, dx));
     plx_release(run, mark);
     return PLX_OK;
 }
