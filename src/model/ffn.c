@@ -4,7 +4,10 @@
  * So tokens go through by chunks that stay in the second-level cache from the first product to the last. */
 #include "model/ffn.h"
 
-#define PLX_CHUNK_BYTES ((size_t)3 << 20) /* of one inner array: a few cores' caches together */
+/* Of one inner array. With operands rounded to bf16 moving them is most of the time: a few cores' caches together. In f32
+ * each product's own work on the weights counts for more. */
+#define PLX_CHUNK_BYTES ((size_t)16 << 20)
+#define PLX_CHUNK_BYTES_BF16 ((size_t)3 << 20)
 
 plx_status plx_ffn_define(plx_params *params, plx_ffn *ffn, const plx_layer_shape *shape, size_t inner, bool gated,
                           bool bias)
@@ -19,7 +22,8 @@ plx_status plx_ffn_define(plx_params *params, plx_ffn *ffn, const plx_layer_shap
 /* Tokens of a chunk: by shape alone, and no fewer than keep many processors busy. */
 static size_t chunk_tokens(const plx_run *run, const plx_ffn *ffn)
 {
-    size_t tokens = PLX_CHUNK_BYTES / (ffn->up.out * plx_type_size(run->type)) / 64 * 64;
+    size_t bytes = run->bf16 ? PLX_CHUNK_BYTES_BF16 : PLX_CHUNK_BYTES;
+    size_t tokens = bytes / (ffn->up.out * plx_type_size(run->type)) / 64 * 64;
     if (tokens < 256) tokens = 256;
     return tokens < run->tokens ? tokens : run->tokens;
 }
