@@ -4,10 +4,9 @@
  * is some rows of the product: it packs its rows of the left operand for DEPTH of k, then goes through panels and
  * blocks of 32 x 32, which are four tiles of sums. What the loads of tiles from L1 and L2 allow is the limit, so a
  * block uses every tile twice, and DEPTH is such that a block's operands stay in L1 and L2. Meanwhile what the task
- * reads and writes next comes from memory, a few lines a step. Where C is small and k long, as in the weight gradients
- * of narrow layers, tasks divide k: their squares of C are then summed in order. Where C is taller than wide and both
- * operands lie with k down, C^T is computed: the left operand has to be turned, so it is the narrower one. An element's
- * sum is taken over the same stretches of k in the same order whatever rows and columns are computed with it. */
+ * reads and writes next comes from memory, a few lines a step. Where C is small and k long, as in weight gradients,
+ * tasks divide k: their squares of C are then summed in order. Where C is taller than wide and both operands lie with k
+ * down, C^T is computed: the left operand has to be turned, so it is the narrower one. An element's sum is taken over the same stretches of k in the same order whatever rows and columns are computed with it. */
 #include "kernels/amx/pack.h"
 #include "kernels/amx/square.h"
 #include "kernels/group.h"
@@ -19,10 +18,9 @@
 #define STEP ((size_t)32)       /* of k: a tile */
 #define DEPTH ((size_t)512)     /* of k that a task works on at a time */
 #define ROWS_MOST ((size_t)256) /* of a task */
-#define FEW_BLOCKS ((size_t)48) /* of C: k is divided */
-#define SHARES ((size_t)8)      /* into so many */
+#define SHARES ((size_t)8)      /* that k is divided into, at most */
 #define TASKS ((size_t)8)
-#define SHARED_MOST ((size_t)1 << 20) /* numbers of a right operand in three terms that tasks share: 2 MB */
+#define SHARED_MOST ((size_t)1 << 20) /* numbers of a packed right operand that tasks share: 2 MB */
 #define TURNED_MOST ((size_t)3 << 16) /* numbers of a C that is turned: to be read and written again */
 #define LINE ((size_t)64)             /* of a cache, bytes */
 
@@ -353,27 +351,8 @@ static bool divisible(const product *job)
     return !job->deep && (a->transpose_a || !a->transpose_b) && a->bias == NULL;
 }
 
-/* As many rows a task as give at least eight tasks, or else fewer panels, or shares of k. */
-static void choose_tasks(product *job)
-{
-    const size_t m = job->m;
-    job->shared = true;
-    job->rows = ROWS_MOST;
-    job->columns = job->panels;
-    job->share = job->steps;
-    if (divisible(job) && job->steps >= SHARES * DEPTH / STEP / 2 && plx_parts(m, SIDE) * job->panels <= FEW_BLOCKS)
-        job->share = plx_parts(job->steps, SHARES);
-    else {
-        while (job->rows > SIDE && plx_parts(m, job->rows) < 8) job->rows /= 2;
-        size_t down = plx_parts(m, job->rows);
-        if (down < 8) job->columns = plx_parts(job->panels, plx_parts(8, down));
-    }
-    job->down = plx_parts(m, job->rows);
-    job->across = plx_parts(job->panels, job->columns);
-}
-
-/* Numbers are packed in three terms for `left` / columns + `right` / rows of a product's time, and squares of shares of
- * k stored and summed for 1 / share: the division into at least TASKS tasks for which that is least. */
+/* Numbers are packed for `left` / columns + `right` / rows of a product's time, and squares of shares of k stored and
+ * summed for 1 / share: the division into at least TASKS tasks for which that is least. */
 static void divide(product *job)
 {
     const size_t m = job->m, most = divisible(job) ? SHARES : 1;
@@ -394,7 +373,7 @@ static void divide(product *job)
             }
     job->down = plx_parts(m, job->rows);
     job->across = plx_parts(job->panels, job->columns);
-    job->shared = job->down > 1 && job->panels * job->steps * TERMS * 2 * TILE <= SHARED_MOST;
+    job->shared = job->down > 1 && job->panels * job->steps * job->terms * 2 * TILE <= SHARED_MOST;
 }
 
 /* The parts' operands and places. */
@@ -422,10 +401,7 @@ static plx_status multiply(plx_context *context, const plx_matmul_args *a, size_
     product job = {.part = a, .parts = count, .terms = terms, .depth = DEPTH / STEP};
     lay_out(&job, kind);
     if (job.m == 0 || job.panels == 0) return PLX_OK;
-    if (terms == 1)
-        choose_tasks(&job);
-    else
-        divide(&job);
+    divide(&job);
     job.shares = job.share < job.steps ? plx_parts(job.steps, job.share) : 1;
     const size_t threads = (size_t)context->options.threads, stack = terms * 2 * TILE; /* numbers a step */
     const size_t blocks = plx_parts(job.m, SIDE) * job.panels;
