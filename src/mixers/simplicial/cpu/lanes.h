@@ -204,10 +204,13 @@ static inline lanes_division lanes_divide(const plx_simplicial_problem *p)
     return to;
 }
 
-/* Later queries first: they see more, and what is done last keeps other threads waiting least when it is short. */
+/* The i-th chunk of a row to be done: the last one, the first, the last but one, and so on. Later queries see more
+ * where windows are long, and threads that take runs of these get about the same work. */
+static inline size_t lanes_order(size_t i, size_t chunks) { return i % 2 == 0 ? chunks - 1 - i / 2 : i / 2; }
+
 static inline chunk lanes_divided(const plx_simplicial_problem *p, const lanes_division *to, size_t index)
 {
-    size_t part = index % to->parts, query = (to->chunks - 1 - index / to->parts % to->chunks) * to->queries;
+    size_t part = index % to->parts, query = lanes_order(index / to->parts % to->chunks, to->chunks) * to->queries;
     size_t row = index / to->parts / to->chunks, length = p->sequence.length;
     return lanes_chunk(p, row / p->kv_heads, row % p->kv_heads, part, to->parts, query,
                        query + to->queries < length ? query + to->queries : length);

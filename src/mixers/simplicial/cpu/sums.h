@@ -9,7 +9,9 @@
 #include "mixers/simplicial/cpu/lanes.h"
 
 #define CHUNKS_WANTED 64
-#define CHUNK_LEAST 64
+#define CHUNK_LEAST 32
+#define CHUNK_LARGE 64   /* queries, where that still leaves */
+#define CHUNKS_ENOUGH 16 /* chunks: private sums of fewer chunks are less memory to go through */
 #define PARTIAL_MOST ((size_t)16 << 20) /* floats of private sums, above which fewer chunks are made */
 
 /* A task's private sums, in scratch shared by all threads. */
@@ -79,7 +81,8 @@ static inline void sums_divide(chunk_sums *j, const plx_simplicial_backward_args
     j->args = args;
     for (;; wanted = (wanted + 1) / 2) {
         j->queries = (length + wanted - 1) / wanted;
-        if (j->queries < CHUNK_LEAST) j->queries = CHUNK_LEAST;
+        size_t least = rows * ((length + CHUNK_LARGE - 1) / CHUNK_LARGE) >= CHUNKS_ENOUGH ? CHUNK_LARGE : CHUNK_LEAST;
+        if (j->queries < least) j->queries = least;
         j->chunks = (length + j->queries - 1) / j->queries;
         j->tasks = rows * j->chunks;
         j->partial_floats = partial_floats(p, j->queries < length ? j->queries : length, more);
@@ -87,10 +90,10 @@ static inline void sums_divide(chunk_sums *j, const plx_simplicial_backward_args
     }
 }
 
-/* The chunk of task `index`: a row's later ones first, as in lanes_divided. */
+/* The chunk that is task `index`. */
 static inline size_t sums_order(const chunk_sums *j, size_t index)
 {
-    return index - index % j->chunks + (j->chunks - 1 - index % j->chunks);
+    return index - index % j->chunks + lanes_order(index % j->chunks, j->chunks);
 }
 static inline chunk sums_chunk(const chunk_sums *j, size_t index)
 {
