@@ -5,25 +5,15 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
 
 typedef struct view {
     plx_cli *cli;
     char op[64], shape[128];  /* of the last line */
-    double begun, drawn;      /* seconds */
     int failed;               /* exit status of the output */
     size_t shown;             /* results */
     plx_bench_report *report; /* or NULL */
     plx_status status;        /* of adding to it */
 } view;
-
-static double now_seconds(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
 
 static json_t *shape_json(const plx_bench_shape *shape)
 {
@@ -51,12 +41,6 @@ static void print_json(view *show, const plx_bench_result *r)
     if (line != NULL && r->timed && r->tokens_per_second > 0)
         json_object_set_new(line, "tokens_per_second", json_real(r->tokens_per_second));
     if (cli_json(show->cli, line) != 0) show->failed = 1;
-}
-
-static void wipe(plx_cli *cli)
-{
-    if (cli->live_line) fputs("\r\033[K", stderr);
-    cli->live_line = false;
 }
 
 static void print_row(view *show, const plx_bench_result *r)
@@ -89,27 +73,11 @@ static void show_result(void *user, const plx_bench_result *result)
 {
     view *show = user;
     show->shown++;
-    wipe(show->cli);
     if (show->report != NULL && show->status == PLX_OK) show->status = plx_bench_report_add(show->report, result);
     if (show->cli->json)
         print_json(show, result);
     else
         print_row(show, result);
-}
-
-/* After two seconds: what runs, and how long the rest will take at this pace. */
-static void show_progress(void *user, const char *what, double done, double total)
-{
-    view *show = user;
-    double now = now_seconds(), passed = now - show->begun;
-    wipe(show->cli);
-    bool live = isatty(STDERR_FILENO) != 0;
-    if (show->cli->quiet || passed < 2 || done >= total || (!live && now - show->drawn < 10)) return;
-    fprintf(stderr, live ? "\r%s  %.0f/%.0f  %.0fs left\033[K" : "%s  %.0f/%.0f  %.0fs left\n", what, done, total,
-            passed / fmax(done, 1) * (total - done));
-    fflush(stderr);
-    show->cli->live_line = live;
-    show->drawn = now;
 }
 
 /* CLI_GO_ON, or the exit status with everything said. */
@@ -139,12 +107,10 @@ static int check_pattern(plx_cli *cli, const char *pattern)
 static int measure(plx_cli *cli, plx_bench_options *options, const char *html, const char *command)
 {
     plx_bench_report report = {.context = cli->context};
-    view show = {.cli = cli, .begun = now_seconds(), .report = html != NULL ? &report : NULL};
+    view show = {.cli = cli, .report = html != NULL ? &report : NULL};
     size_t wrong = 0;
     options->result = show_result;
     options->user = &show;
-    cli->progress = show_progress;
-    cli->progress_user = &show;
     if (!cli->json)
         cli_print(cli,
                   "best and median time, flops and their part of the measured peak of the implementation's level "
@@ -154,8 +120,6 @@ static int measure(plx_cli *cli, plx_bench_options *options, const char *html, c
     if (status == PLX_OK) status = show.status;
     if (status == PLX_OK && html != NULL) status = plx_bench_report_write(&report, html, command);
     plx_bench_report_free(&report);
-    wipe(cli);
-    cli->progress = NULL;
     if (status != PLX_OK) return cli_fail(cli, status);
     if (show.shown == 0)
         return cli_usage_error("bench", "bench: no implementation here is named %s; without --impl all are shown",

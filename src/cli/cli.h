@@ -43,6 +43,13 @@
     X(data, "tokenizer FILE...", "make a vocabulary from text")                                              \
     X(info, "", "this machine, its measured speed, and the kernels in use")
 
+/* Something slow that the library tells the progress of, as far as it came. */
+typedef struct cli_work {
+    char what[64];
+    double first, done, total; /* first: what was done when it began to be told of */
+    double begun, drawn;       /* seconds; drawn: when it was last shown */
+} cli_work;
+
 typedef struct plx_cli {
     plx_context *context;   /* open after cli_parse; closed by main */
     bool json, quiet;
@@ -50,10 +57,8 @@ typedef struct plx_cli {
     const char *device;
     const char **arguments; /* what is left beside the options */
     int argument_count;
-    bool live_line;         /* an unfinished progress line is on the terminal: a log line wipes it first */
-    /* Set by a command that shows what the library reports through the context's progress callback. */
-    void (*progress)(void *user, const char *what, double done, double total);
-    void *progress_user;
+    bool live_line;         /* an unfinished progress line is on the terminal: whatever is written wipes it first */
+    cli_work work;
     bool output_failed;     /* stdout took no more; no need to go on */
     bool output_closed;     /* because its reader went away, which is no error */
 } plx_cli;
@@ -131,6 +136,9 @@ bool cli_interrupted(void);
 void cli_forget_interruption(void);
 /* getline from stdin, which a signal ends as the end of the input does. */
 ssize_t cli_read_line(char **line, size_t *room);
+
+/* For cli_parse: CLI_GO_ON, or the exit status with everything said. */
+int cli_open_context(plx_cli *cli, const char *command);
 
 /* For main.c. */
 void cli_catch_signals(void);

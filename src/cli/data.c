@@ -1,6 +1,5 @@
 /* data.c - plexus data tokenizer FILE...: a vocabulary from text. */
 #include "cli/cli.h"
-#include "cli/progress.h"
 
 #include <string.h>
 
@@ -22,11 +21,8 @@ int cli_data(plx_cli *cli, int argc, char **argv)
     if (strcmp(cli->arguments[0], "tokenizer") != 0)
         return cli_usage_error("data", "unknown subject '%s'; there is: tokenizer", cli->arguments[0]);
     if (out == NULL) return cli_usage_error("data", "--out DIR is missing");
-    cli_run_view view;
-    cli_run_view_begin(&view, cli, NULL);
     plx_status status =
         plx_tokenizer_train(cli->context, cli->arguments + 1, (size_t)cli->argument_count - 1, &settings, out, &made);
-    cli_run_view_end(&view);
     if (status != PLX_OK) return cli_fail(cli, status);
     if (cli->json) return cli_json(cli, json_pack("{s:s,s:I}", "out", out, "tokens", (json_int_t)made));
     cli_print(cli, "%s: %zu tokens\n", out, made);

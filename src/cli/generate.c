@@ -1,10 +1,9 @@
 /* generate.c - plexus generate: writes text as a model makes it; several prompts are worked on together. */
-#include "cli/cli.h"
+#include "cli/live.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 /* The prompts, whose texts lie in `memory`, the arguments or the JSON lines. */
 typedef struct prompt_list {
@@ -106,13 +105,22 @@ typedef struct output {
     plx_generated *results; /* [count] */
     bool *done;             /* [count] */
     size_t tokens;
+    bool begun; /* the text of the only prompt is on its way */
 } output;
+
+/* The prompt comes first, but only when it has been read: until then the terminal's line shows how far that is. */
+static void begin_text(output *out)
+{
+    if (!out->begun) cli_write(out->cli, out->prompts->text, out->prompts->bytes);
+    out->begun = true;
+}
 
 static void on_piece(void *user, const char *text, size_t bytes)
 {
-    plx_cli *cli = ((output *)user)->cli;
-    cli_write(cli, text, bytes);
-    cli_flush(cli);
+    output *out = user;
+    begin_text(out);
+    cli_write(out->cli, text, bytes);
+    cli_flush(out->cli);
 }
 
 static double rate(size_t tokens, double seconds) { return seconds > 0 ? (double)tokens / seconds : 0.0; }
@@ -155,37 +163,28 @@ static plx_status write_one(output *out, plx_model *model, plx_tokenizer *tokeni
 {
     plx_cli *cli = out->cli;
     plx_generated made;
-    if (!cli->json) {
-        options->piece = on_piece;
-        cli_write(cli, out->prompts->text, out->prompts->bytes);
-        cli_flush(cli);
-    }
+    if (!cli->json) options->piece = on_piece;
     plx_status status = plx_generate(model, tokenizer, out->prompts->text, out->prompts->bytes, options, &made);
-    if (status == PLX_CANCELLED && !cli->json) cli_print(cli, "\n");
+    if (status == PLX_CANCELLED && out->begun) cli_print(cli, "\n");
     if (status != PLX_OK) return status;
-    if (cli->json)
+    if (cli->json) {
         show_json(cli, out->prompts, &made);
-    else
+    } else {
+        begin_text(out);
         cli_print(cli, "\n");
+    }
     cli_flush(cli);
     if (!cli->json) tell_speed(cli, made.tokens, made.seconds);
     plx_generated_free(model, &made);
     return PLX_OK;
 }
 
-static double seconds_now(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
 static plx_status write_several(output *out, plx_model *model, plx_tokenizer *tokenizer, plx_generate_options *options)
 {
     options->finished = on_finished;
-    double begun = seconds_now();
+    double begun = cli_seconds();
     plx_status status = plx_generate_batch(model, tokenizer, out->prompts, out->count, options, out->results);
-    if (status == PLX_OK) tell_speed(out->cli, out->tokens, seconds_now() - begun);
+    if (status == PLX_OK) tell_speed(out->cli, out->tokens, cli_seconds() - begun);
     for (size_t i = 0; i < out->count && status == PLX_OK; i++) plx_generated_free(model, &out->results[i]);
     return status;
 }

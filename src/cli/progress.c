@@ -1,107 +1,53 @@
 #include "cli/progress.h"
 
+#include "cli/live.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <time.h>
-#include <unistd.h>
 
 static const double LIVE_PAUSE = 0.1;  /* seconds between two drawings of the live line */
 static const double PLAIN_PAUSE = 10;  /* and between two plain lines */
-enum { BAR_CELLS = 32, LINE_BYTES = 512 };
-
-static double now_seconds(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
-const char *cli_time_text(double seconds, char buffer[32])
-{
-    if (!(seconds >= 0 && seconds < 1e9)) seconds = 0;
-    long whole = lround(seconds);
-    if (whole < 60) snprintf(buffer, 32, "%lds", whole);
-    else if (whole < 3600) snprintf(buffer, 32, "%ldm%02lds", whole / 60, whole % 60);
-    else snprintf(buffer, 32, "%ldh%02ldm", whole / 3600, whole / 60 % 60);
-    return buffer;
-}
-
-/* ---- the live line ---- */
-
-static void wipe(cli_run_view *view)
-{
-    if (view->cli->live_line) fputs("\r\033[K", stderr);
-    view->cli->live_line = false;
-}
-
-static int terminal_width(void)
-{
-    struct winsize size;
-    return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col - 1 : 79;
-}
-
-/* Draws the line, cut to the terminal's width so that it stays one. */
-static void draw(cli_run_view *view, const char *line)
-{
-    fprintf(stderr, "\r%.*s\033[K", terminal_width(), line);
-    fflush(stderr);
-    view->cli->live_line = true;
-    view->drawn = now_seconds();
-}
-
-/* "[===>   ]" in `cells` characters, brackets included; nothing where that is too few to tell anything. */
-static void put_bar(char *line, double part, int cells)
-{
-    char bar[BAR_CELLS + 1];
-    if (cells > BAR_CELLS) cells = BAR_CELLS;
-    if (cells < 6) return;
-    int full = (int)(fmin(fmax(part, 0), 1) * (cells - 2));
-    for (int i = 0; i < cells - 2; i++) bar[i] = i < full ? '=' : i == full ? '>' : ' ';
-    bar[cells - 2] = '\0';
-    size_t used = strlen(line);
-    snprintf(line + used, LINE_BYTES - used, "[%s] ", bar);
-}
 
 /* The same words live and plain, with a bar before them when live. */
-static void describe_step(const cli_run_view *view, const plx_run_event *event, bool bar, char line[LINE_BYTES])
+static void describe_step(const cli_run_view *view, const plx_run_event *event, bool bar, char line[CLI_LINE_BYTES])
 {
-    char words[LINE_BYTES / 2], peak[32] = "", rate[32], left[32];
+    char words[CLI_LINE_BYTES / 2], peak[32] = "", rate[32], left[32];
     if (event->peak_fraction > 0) snprintf(peak, sizeof peak, "  %.0f%% peak", 100 * event->peak_fraction);
     snprintf(words, sizeof words, "loss %.4f  lr %.1e  |g| %.2f  %s tok/s%s  %s left", event->loss, event->lr,
              event->grad_norm, cli_count_text(event->tokens_per_second, rate), peak,
              cli_time_text(event->seconds_left, left));
-    snprintf(line, LINE_BYTES, "%sstep %zu/%zu  ", view->label, event->step, event->steps);
+    snprintf(line, CLI_LINE_BYTES, "%sstep %zu/%zu  ", view->label, event->step, event->steps);
     if (bar) {
-        put_bar(line, (double)event->step / (double)event->steps,
-                terminal_width() - (int)(strlen(line) + strlen(words)) - 1);
+        cli_put_bar(line, (double)event->step / (double)event->steps,
+                    cli_live_width() - (int)(strlen(line) + strlen(words)) - 1);
     }
     size_t used = strlen(line);
-    snprintf(line + used, LINE_BYTES - used, "%s", words);
+    snprintf(line + used, CLI_LINE_BYTES - used, "%s", words);
 }
 
 static void show_step(cli_run_view *view, const plx_run_event *event)
 {
-    char line[LINE_BYTES];
-    const double since = now_seconds() - view->drawn;
+    char line[CLI_LINE_BYTES];
+    const double since = cli_seconds() - view->drawn;
     const bool end = event->step == event->steps, first = view->last.step == 0;
     view->last = *event;
     if (view->live) {
         if (since < LIVE_PAUSE && !end) return;
         describe_step(view, event, true, line);
-        draw(view, line);
+        cli_live_draw(view->cli, line);
+        view->drawn = cli_seconds();
     } else if (since >= PLAIN_PAUSE || end || first) {
         describe_step(view, event, false, line);
         cli_print(view->cli, "%s\n", line);
         cli_flush(view->cli);
-        view->drawn = now_seconds();
+        view->drawn = cli_seconds();
     }
 }
 
 static void show_evaluation(cli_run_view *view, const plx_run_event *event)
 {
-    wipe(view);
+    cli_live_wipe(view->cli);
     cli_print(view->cli, "%sstep %zu/%zu  validation loss %.4f", view->label, event->step, event->steps,
               event->valid_loss);
     if (event->valid_bits_per_byte >= 0) cli_print(view->cli, "  %.4f bits per byte", event->valid_bits_per_byte);
@@ -112,7 +58,7 @@ static void show_evaluation(cli_run_view *view, const plx_run_event *event)
 
 static void show_sample(cli_run_view *view, const plx_run_event *event)
 {
-    wipe(view);
+    cli_live_wipe(view->cli);
     cli_print(view->cli, "---- a sample after step %zu ----\n", event->step);
     /* Printable or harmless bytes only: an untrained model writes control characters too. */
     for (const char *c = event->text; *c != '\0'; c++) {
@@ -157,26 +103,10 @@ json_t *cli_run_event_json(const plx_run_event *event)
 
 /* ---- the view ---- */
 
-static void on_progress(void *user, const char *what, double done, double total)
-{
-    cli_run_view *view = user;
-    char line[LINE_BYTES] = "";
-    if (!view->live || now_seconds() - view->drawn < LIVE_PAUSE) return;
-    if (total > 0) {
-        put_bar(line, done / total, BAR_CELLS);
-        snprintf(line + strlen(line), sizeof line - strlen(line), "%.100s", what);
-    } else {
-        snprintf(line, sizeof line, "%.100s", what);
-    }
-    draw(view, line);
-}
-
 void cli_run_view_begin(cli_run_view *view, plx_cli *cli, const char *name)
 {
-    *view = (cli_run_view){.cli = cli, .live = !cli->json && !cli->quiet && isatty(STDERR_FILENO)};
+    *view = (cli_run_view){.cli = cli, .live = !cli->json && cli_live(cli)};
     if (name != NULL) snprintf(view->label, sizeof view->label, "%s: ", name);
-    cli->progress = on_progress;
-    cli->progress_user = view;
 }
 
 void cli_run_view_event(void *user, const plx_run_event *event)
@@ -189,7 +119,7 @@ void cli_run_view_event(void *user, const plx_run_event *event)
     if (view->cli->quiet) return;
     switch (event->kind) {
     case PLX_RUN_STARTED:
-        wipe(view);
+        cli_live_wipe(view->cli);
         cli_print(view->cli, "%s%s\n", view->label, event->text);
         cli_flush(view->cli);
         break;
@@ -202,7 +132,5 @@ void cli_run_view_event(void *user, const plx_run_event *event)
 
 void cli_run_view_end(cli_run_view *view)
 {
-    wipe(view);
-    view->cli->progress = NULL;
-    view->cli->progress_user = NULL;
+    cli_live_wipe(view->cli);
 }

@@ -13,16 +13,13 @@ typedef struct cli_run_view {
     plx_run_event last;  /* the newest step */
 } cli_run_view;
 
-/* name: NULL for a single run. Also becomes the receiver of the context's progress reports (reading of texts,
- * evaluation). */
+/* name: NULL for a single run. */
 void cli_run_view_begin(cli_run_view *view, plx_cli *cli, const char *name);
 /* For plx_run_options.event, with the view as user. */
 void cli_run_view_event(void *view, const plx_run_event *event);
-/* Wipes the live line and stops receiving. */
+/* Wipes the live line. */
 void cli_run_view_end(cli_run_view *view);
 
-/* "4m07s", "2h03m", "12s": into the caller's buffer, which is returned. */
-const char *cli_time_text(double seconds, char buffer[32]);
 /* One JSON object for an event; a new reference, NULL when memory is short. */
 json_t *cli_run_event_json(const plx_run_event *event);
 

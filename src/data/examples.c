@@ -194,6 +194,8 @@ static plx_status read_list(reading *now)
     for (size_t i = 0; i < json_array_size(list) && status == PLX_OK; i++) {
         now->place = i + 1;
         status = add_record(now, json_array_get(list, i));
+        plx_progress(now->made->context, "reading conversations", (double)(i + 1), (double)json_array_size(list));
+        if (status == PLX_OK) status = plx_check_cancel(now->made->context);
     }
     json_decref(list);
     return status;
@@ -209,6 +211,8 @@ static plx_status read_lines(reading *now)
         status = plx_text_next_record(reader, &record, &now->place);
         if (record == NULL) break;
         if (status == PLX_OK) status = add_record(now, record);
+        plx_progress(now->made->context, "reading conversations", (double)plx_text_position(reader),
+                     (double)plx_text_size(reader));
         if (status == PLX_OK) status = plx_check_cancel(now->made->context);
     }
     plx_text_close(reader);

@@ -33,7 +33,8 @@ typedef struct evaluation {
     plx_arena arena;
     plx_loss_pass pass;
     plx_score score;
-    double bytes; /* of the scored tokens */
+    double bytes;           /* of the scored tokens */
+    double place, file_size; /* bytes of the file that the tokens so far came from, and all of them */
 } evaluation;
 
 static plx_status make(evaluation *made, size_t window)
@@ -80,6 +81,7 @@ static plx_status score(evaluation *made)
                        .mask = made->mask,
                        .start = made->start};
     PLX_TRY(plx_score_in(&made->arena, &made->pass, &batch, &made->score));
+    plx_progress(made->context, "scoring text", made->place, made->file_size);
     made->tokens[0] = made->tokens[scored];
     made->count = 1;
     return plx_check_cancel(made->context);
@@ -91,11 +93,16 @@ static plx_status add(evaluation *made, int32_t token)
     return made->count == made->rows * (made->window - 1) + 1 ? score(made) : PLX_OK;
 }
 
-static plx_status add_piece(evaluation *made, plx_encoder *encoder, const plx_text_piece *piece)
+/* place: bytes of the file up to the piece's end. A piece may be the whole file: its tokens share what it adds. */
+static plx_status add_piece(evaluation *made, plx_encoder *encoder, const plx_text_piece *piece, double place)
 {
     plx_encoder_clear(encoder);
     PLX_TRY(plx_encoder_feed(encoder, piece->bytes, piece->count, piece->ends));
-    for (size_t i = 0; i < encoder->count; i++) PLX_TRY(add(made, encoder->tokens[i]));
+    const double share = encoder->count > 0 ? (place - made->place) / (double)encoder->count : 0;
+    for (size_t i = 0; i < encoder->count; i++) {
+        made->place += share;
+        PLX_TRY(add(made, encoder->tokens[i]));
+    }
     return PLX_OK;
 }
 
@@ -105,12 +112,14 @@ static plx_status read_text(evaluation *made, const char *path)
     plx_text_piece piece;
     bool more = true, first = true;
     PLX_TRY(plx_text_open(made->context, path, NULL, &reader));
+    made->file_size = (double)plx_text_size(reader);
+    plx_progress(made->context, "scoring text", 0, made->file_size);
     plx_encoder encoder = plx_encoder_make(made->tokenizer);
     plx_status status = plx_text_next(reader, &piece, &more);
     while (status == PLX_OK && more) {
         if (piece.starts && (!first || made->tokenizer->before_text >= 0) && made->separator >= 0) status = add(made, made->separator);
         first = false;
-        if (status == PLX_OK) status = add_piece(made, &encoder, &piece);
+        if (status == PLX_OK) status = add_piece(made, &encoder, &piece, (double)plx_text_position(reader));
         if (status == PLX_OK) status = plx_text_next(reader, &piece, &more);
     }
     plx_encoder_release(&encoder);

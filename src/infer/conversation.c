@@ -211,6 +211,7 @@ static plx_status hear(plx_conversation *made, const int32_t *tokens, size_t cou
         size_t some = count - done < READ_TOGETHER ? count - done : READ_TOGETHER;
         plx_session_row row = {.slot = 0, .tokens = tokens + done, .count = some};
         PLX_TRY(plx_check_cancel(made->context));
+        if (count > READ_TOGETHER) plx_progress(made->context, "reading", (double)done, (double)count);
         PLX_TRY(plx_session_step(made->session, &row, 1, done + some == count ? logits : NULL, NULL));
         memcpy(made->heard + made->heard_count, tokens + done, some * sizeof *tokens);
         made->heard_count += some;

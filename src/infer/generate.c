@@ -258,6 +258,27 @@ static plx_status step(generation *all, plx_generated *results)
     return PLX_OK;
 }
 
+/* Of one prompt what is read of it, and what is written where nobody sees it come; of several how much of all. */
+static void tell_progress(const generation *all)
+{
+    double done = (double)all->waiting;
+    if (all->alone) {
+        const writing *made = &all->list[0];
+        const size_t written = made->count - made->prompt;
+        if (written == 0 && made->prompt > PROMPT_CHUNK)
+            plx_progress(all->context, "reading the prompt", (double)made->seen, (double)made->prompt);
+        else if (written > 0 && all->options->piece == NULL)
+            plx_progress(all->context, "writing", (double)written, (double)all->options->max_tokens);
+        return;
+    }
+    for (size_t i = 0; i < all->slots; i++) {
+        const writing *made = all->held[i];
+        if (made == NULL) continue;
+        done -= 1 - (double)made->seen / ((double)made->prompt + (double)all->options->max_tokens);
+    }
+    plx_progress(all->context, "writing", done, (double)all->count);
+}
+
 static plx_status write_all(generation *all, plx_generated *results)
 {
     if (all->options->max_tokens == 0) {
@@ -266,6 +287,7 @@ static plx_status write_all(generation *all, plx_generated *results)
     }
     while (fill_slots(all)) {
         PLX_TRY(plx_check_cancel(all->context));
+        tell_progress(all);
         PLX_TRY(step(all, results));
     }
     return PLX_OK;

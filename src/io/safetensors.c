@@ -377,7 +377,9 @@ done:
     return status;
 }
 
-static plx_status write_entry(plx_context *context, plx_writer *writer, const plx_safetensors_entry *entry, char *chunk)
+/* done, total: bytes of all entries. */
+static plx_status write_entry(plx_context *context, plx_writer *writer, const plx_safetensors_entry *entry, char *chunk,
+                              double *done, double total)
 {
     size_t elements, bytes, size = plx_type_size(entry->type), most = PLX_FETCH_BYTES / size;
     PLX_TRY(entry_size(context, entry, &elements, &bytes));
@@ -385,6 +387,8 @@ static plx_status write_entry(plx_context *context, plx_writer *writer, const pl
         size_t count = elements - first < most ? elements - first : most;
         PLX_TRY(entry->fetch(entry->user, first, count, chunk));
         PLX_TRY(plx_writer_put(writer, chunk, count * size));
+        *done += (double)(count * size);
+        plx_progress(context, "writing weights", *done, total);
     }
     return PLX_OK;
 }
@@ -394,8 +398,14 @@ plx_status plx_safetensors_write(plx_context *context, const char *path, const p
 {
     char *header = NULL, *chunk = NULL;
     plx_writer writer = {.file = -1};
+    double written = 0, total = 0;
     plx_status status;
     PLX_TRY_GOTO(status, done, make_header(context, entries, count, metadata_key, metadata_value, &header));
+    for (size_t i = 0; i < count; i++) {
+        size_t elements, bytes;
+        PLX_TRY_GOTO(status, done, entry_size(context, &entries[i], &elements, &bytes));
+        total += (double)bytes;
+    }
     chunk = plx_alloc(context, PLX_FETCH_BYTES);
     if (chunk == NULL) {
         status = PLX_ERROR_MEMORY;
@@ -408,7 +418,8 @@ plx_status plx_safetensors_write(plx_context *context, const char *path, const p
     PLX_TRY_GOTO(status, done, plx_writer_put(&writer, prefix, sizeof prefix));
     PLX_TRY_GOTO(status, done, plx_writer_put(&writer, header, length));
     PLX_TRY_GOTO(status, done, plx_writer_put(&writer, "        ", padding));
-    for (size_t i = 0; i < count; i++) PLX_TRY_GOTO(status, done, write_entry(context, &writer, &entries[i], chunk));
+    for (size_t i = 0; i < count; i++)
+        PLX_TRY_GOTO(status, done, write_entry(context, &writer, &entries[i], chunk, &written, total));
     status = plx_writer_finish(&writer);
 done:
     plx_writer_abandon(&writer);

@@ -22,7 +22,7 @@ struct plx_text_reader {
     bool json;
     /* bytes */
     int file;
-    uint64_t position;
+    uint64_t position, size; /* bytes read, and of the whole file */
     ZSTD_DStream *zstd;
     char *packed; /* zstd: what was read from the file */
     ZSTD_inBuffer packed_left;
@@ -52,8 +52,9 @@ static plx_status open_file(plx_text_reader *self, bool zstd)
     struct stat about;
     self->file = open(self->path, O_RDONLY | O_CLOEXEC);
     if (self->file < 0) return plx_file_fail(context, errno, "open", self->path);
-    if (fstat(self->file, &about) == 0 && S_ISDIR(about.st_mode))
-        return plx_file_fail(context, EISDIR, "read", self->path);
+    if (fstat(self->file, &about) != 0) return plx_file_fail(context, errno, "open", self->path);
+    if (S_ISDIR(about.st_mode)) return plx_file_fail(context, EISDIR, "read", self->path);
+    if (S_ISREG(about.st_mode)) self->size = (uint64_t)about.st_size;
     self->buffer = plx_alloc(context, PLX_TEXT_BUFFER);
     if (self->buffer == NULL) return PLX_ERROR_MEMORY;
     if (self->separator != NULL && (self->output = plx_alloc(context, PLX_TEXT_BUFFER)) == NULL)
@@ -113,6 +114,7 @@ void plx_text_close(plx_text_reader *reader)
 }
 
 uint64_t plx_text_position(const plx_text_reader *reader) { return reader->position; }
+uint64_t plx_text_size(const plx_text_reader *reader) { return reader->size; }
 
 /* ---- bytes ---- */
 

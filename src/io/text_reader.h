@@ -37,6 +37,8 @@ plx_status plx_text_next(plx_text_reader *reader, plx_text_piece *piece, bool *m
 plx_status plx_text_next_record(plx_text_reader *reader, const json_t **record, uint64_t *line);
 /* Bytes of the file read so far (compressed ones in a .zst), for progress. */
 uint64_t plx_text_position(const plx_text_reader *reader);
+/* Bytes of the whole file, as it was when it was opened; 0 where that is not known (a pipe). */
+uint64_t plx_text_size(const plx_text_reader *reader);
 void plx_text_close(plx_text_reader *reader);
 
 #endif

@@ -286,7 +286,9 @@ plx_status plx_model_difference(plx_model *a, plx_model *b, const int32_t *token
            *second = plx_alloc_array(context, numbers, sizeof *second);
     plx_batch batch = {.rows = 1, .length = count, .inputs = tokens};
     plx_status status = first != NULL && second != NULL ? PLX_OK : PLX_ERROR_MEMORY;
+    plx_progress(context, "comparing with the old model", 0, 2);
     if (status == PLX_OK) status = plx_model_logits(a, &batch, first);
+    plx_progress(context, "comparing with the old model", 1, 2);
     if (status == PLX_OK) status = plx_model_logits(b, &batch, second);
     if (status == PLX_OK) measure(first, second, tokens, count, vocab, difference);
     plx_free(context, first);

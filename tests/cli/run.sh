@@ -62,6 +62,15 @@ expect "a window of one" 2 'at least 2' "$plexus" eval run --text text.txt --win
 expect "any window" 0 'bits per byte' "$plexus" eval run --text text.txt --window 5
 check "a checkpoint is a model" "$plexus" eval "run/checkpoints/$(cat run/latest)" --text text.txt
 
+
+# ---- on a terminal: how far slow work is ----
+terminal() { script -qec "$*" /dev/null </dev/null; }
+printf '%600s' x >long.txt
+check "eval shows how far it is" bash -c "$(declare -f terminal); terminal '$plexus' eval run --text text.txt | grep -q 'scoring text  0%'"
+check "generate, how much of the prompt is read; then the prompt" bash -c \
+    "$(declare -f terminal); terminal '$plexus' generate run --prompt-file long.txt --max-tokens 3 | grep -q 'reading the prompt  0%.*K  '"
+check "--quiet shows nothing of it" bash -c "$(declare -f terminal); ! terminal '$plexus' eval run --text text.txt --quiet | grep -q scoring"
+
 # ---- plan ----
 expect "plan --json of a recipe" 0 \
     '^\{"parameters":[0-9]+,"flops_per_token":[0-9.e+]+,"bytes":\{"weights":[0-9]+,"gradients":[0-9]+,"optimizer":[0-9]+,"activations":[0-9]+,"scratch":[0-9]+,"state":[0-9]+\},.*"layers":\[\{"mixer":"attention"' \

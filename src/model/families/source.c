@@ -201,6 +201,7 @@ typedef struct reading {
     plx_source *source;
     char *packed, *numbers; /* room for a chunk */
     size_t packed_bytes, number_bytes;
+    double done, total; /* numbers read, and of all tensors */
 } reading;
 
 static plx_status reserve(plx_context *context, char **memory, size_t *held, size_t bytes)
@@ -240,6 +241,8 @@ static plx_status read_param(reading *state, const plx_source_tensor *tensor, co
         plx_type type;
         bool stays = plx_packing_plain(packing, &type) && type == param->type;
         PLX_TRY(plx_source_read_rows(state->source, tensor, first, count, state->packed));
+        state->done += (double)(count * columns);
+        plx_progress(context, "reading weights", state->done, state->total);
         if (param->form != PLX_FORM_PLAIN) {
             PLX_TRY(plx_param_pack(context, param, packing, state->packed, tensor->row_bytes, first, count));
             continue;
@@ -279,6 +282,7 @@ plx_status plx_source_read(plx_source *source, plx_model *model)
     size_t count = plx_store_count(source->store);
     bool *taken = plx_alloc(context, count + 1);
     plx_status status = taken != NULL ? PLX_OK : PLX_ERROR_MEMORY;
+    for (size_t i = 0; i < model->param_count; i++) state.total += (double)model->params[i]->elements;
     for (size_t i = 0; i < model->param_count && status == PLX_OK; i++) {
         plx_source_tensor tensor;
         const plx_param *param = model->params[i];
