@@ -98,7 +98,7 @@ static int check_pattern(plx_cli *cli, const char *pattern)
         const char *nearest = cli_nearest(pattern, names, count);
         result = nearest != NULL
                      ? cli_usage_error("bench", "bench: nothing matches '%s'; did you mean '%s'?", pattern, nearest)
-                     : cli_usage_error("bench", "bench: nothing matches '%s'", pattern);
+                     : cli_usage_error("bench", "bench: nothing matches '%s'; 'plexus info' lists the operations", pattern);
     }
     plx_bench_list_free(cli->context, &list);
     return result;

@@ -177,9 +177,9 @@ int cli_compare(plx_cli *cli, int argc, char **argv)
     int lr_count = 0, result = cli_parse(cli, "compare", options, 1, -1, argc, argv);
     if (result != CLI_GO_ON) return result;
     if (strcmp(equal, "tokens") != 0 && strcmp(equal, "flops") != 0)
-        result = cli_usage_error("compare", "--equal is tokens or flops, not %s", equal);
+        result = cli_usage_error("compare", "compare: --equal is tokens or flops, not %s", equal);
     if (lr_list != NULL && (lr_count = read_lrs(lr_list, lrs)) < 0)
-        result = cli_usage_error("compare", "--lr takes up to %d numbers above 0 separated by commas, not %s", LRS_MOST,
+        result = cli_usage_error("compare", "compare: --lr takes up to %d numbers above 0 separated by commas, not %s", LRS_MOST,
                                  lr_list);
     if (result != CLI_GO_ON) {
         cli_texts_free(&sets);

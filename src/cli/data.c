@@ -19,8 +19,8 @@ int cli_data(plx_cli *cli, int argc, char **argv)
     int go_on = cli_parse(cli, "data", options, 2, -1, argc, argv);
     if (go_on != CLI_GO_ON) return go_on;
     if (strcmp(cli->arguments[0], "tokenizer") != 0)
-        return cli_usage_error("data", "unknown subject '%s'; there is: tokenizer", cli->arguments[0]);
-    if (out == NULL) return cli_usage_error("data", "--out DIR is missing");
+        return cli_usage_error("data", "data: unknown subject '%s'; there is: tokenizer", cli->arguments[0]);
+    if (out == NULL) return cli_usage_error("data", "data: --out DIR is missing");
     plx_status status =
         plx_tokenizer_train(cli->context, cli->arguments + 1, (size_t)cli->argument_count - 1, &settings, out, &made);
     if (status != PLX_OK) return cli_fail(cli, status);

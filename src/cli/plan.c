@@ -102,8 +102,14 @@ int cli_plan(plx_cli *cli, int argc, char **argv)
     };
     plx_plan plan = {0};
     int result = cli_parse(cli, "plan", table, 1, 1, argc, argv);
+    const bool model = result == CLI_GO_ON && is_model(cli->arguments[0]);
+    if (model && settings.count > 0)
+        result = cli_usage_error("plan", "plan: --set changes recipes, and %s is a model", cli->arguments[0]);
+    else if (result == CLI_GO_ON && !model && (rows > 0 || length > 0))
+        result = cli_usage_error("plan", "plan: --rows and --length are of models; of a recipe they are "
+                                         "--set train.batch_size=N and --set data.sequence_length=N");
     if (result == CLI_GO_ON) {
-        plx_status status = is_model(cli->arguments[0]) ? plx_plan_model(cli->context, cli->arguments[0], rows, length, &plan)
+        plx_status status = model ? plx_plan_model(cli->context, cli->arguments[0], rows, length, &plan)
                                   : plan_recipe(cli, &settings, &plan);
         if (status != PLX_OK)
             result = cli_fail(cli, status);

@@ -252,6 +252,10 @@ plx_status plx_model_save_as(plx_model *model, const char *directory, const plx_
                         "the family %s cannot say adapter: merge it into the weights, or write it alone (plexus convert "
                         "--merge, --adapter-only)",
                         family->name);
+    if (family != NULL && strcmp(model->config.tokenizer, "bytes") == 0)
+        plx_log(model->context, PLX_LOG_WARNING,
+                "no tokenizer is written: %s has no file that says that ids are bytes (0 to 255) and separators (256)",
+                family->name);
     PLX_TRY(plx_directory_begin(model->context, directory, &aside));
     plx_status status = write_model(model, aside, family, layout->convert ? &layout->type : NULL);
     if (status == PLX_OK) return plx_directory_commit(model->context, aside, directory);

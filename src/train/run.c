@@ -97,6 +97,21 @@ static size_t size_of(const json_t *state, const char *key)
     return value > 0 ? (size_t)value : 0;
 }
 
+/* "data.sequence_length", "train.seed": what of a section two recipes differ in. */
+static void name_difference(const char *section, const json_t *ours, const json_t *theirs, char name[96])
+{
+    const char *key;
+    json_t *value;
+    const bool inside = json_is_object(ours);
+    snprintf(name, 96, "%s%s", inside ? "" : "train.", section);
+    if (!inside) return;
+    json_object_foreach((json_t *)ours, key, value) {
+        if (json_equal(value, json_object_get(theirs, key))) continue;
+        snprintf(name, 96, "%s.%.60s", section, key);
+        return;
+    }
+}
+
 /* Refuses to go on from a checkpoint of another model, data or order of rows. */
 static plx_status check_identity(const training *run, const json_t *state, const char *directory)
 {
@@ -106,10 +121,13 @@ static plx_status check_identity(const training *run, const json_t *state, const
     json_t *ours = identity(run->recipe);
     if (ours == NULL) return plx_fail(run->context, PLX_ERROR_MEMORY, "out of memory for the state of the run");
     for (size_t i = 0; i < sizeof keys / sizeof keys[0] && status == PLX_OK; i++) {
-        if (json_equal(json_object_get(ours, keys[i]), json_object_get(theirs, keys[i]))) continue;
+        const json_t *our = json_object_get(ours, keys[i]), *their = json_object_get(theirs, keys[i]);
+        char name[96];
+        if (json_equal(our, their)) continue;
+        name_difference(keys[i], our, their, name);
         status = plx_fail(run->context, PLX_ERROR_VALUE,
                           "%s: %s is not what it was when %s was written: a resumed run needs the"
-                          " same; for another, choose another out", run->recipe->path, keys[i], directory);
+                          " same; for another, choose another out", run->recipe->path, name, directory);
     }
     json_decref(ours);
     return status;

@@ -63,7 +63,7 @@ static plx_status freeze(const plx_recipe *recipe, plx_model *model)
     for (const plx_node *item = first; item != NULL; item = list->kind == PLX_NODE_LIST ? item->next : NULL) {
         plx_status status = plx_model_set_trainable(model, item->text, false);
         if (status != PLX_OK) {
-            return plx_fail_prefix(recipe->context, status, "%s:%d: train.freeze", recipe->path, item->line);
+            return plx_fail_prefix(recipe->context, status, "train.freeze");
         }
     }
     return PLX_OK;

@@ -53,7 +53,16 @@ recipe bytes.yaml 's/text\.txt/bytes.txt/' 's/out: run/out: bytes/'
 expect "text that is not UTF-8 trains: it is bytes" 0 '' "$plexus" train bytes.yaml --quiet
 expect "and can be scored" 0 '"tokens":4799' "$plexus" eval bytes --text bytes.txt --json
 
+expect "a frozen tensor that there is not" 1 "^plexus: train.freeze: no tensor's name matches 'zzz'" \
+    "$plexus" train bytes.yaml --set train.freeze=zzz --set out=frozen
+expect "another model than the run's: which key" 1 'model.intermediate_size is not what it was' \
+    "$plexus" train bytes.yaml --resume --set model.intermediate_size=24
+expect "another batch" 1 'train.batch_size is not what it was' "$plexus" train bytes.yaml --resume --set train.batch_size=3
+expect "plan: a key set of what is no recipe" 2 '--set changes recipes' "$plexus" plan bytes --set train.steps=3
+expect "plan: rows of a recipe" 2 'train.batch_size=N' "$plexus" plan bytes.yaml --rows 3
+
 # ---- models ----
+expect "a text instead of a model" 1 'text.txt is no model' "$plexus" eval text.txt --text text.txt
 expect "a model that is missing" 1 'nowhere' "$plexus" generate nowhere --prompt a
 mkdir hollow
 expect "a directory without a model" 1 'hollow' "$plexus" generate hollow --prompt a

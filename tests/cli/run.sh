@@ -71,6 +71,11 @@ check "generate, how much of the prompt is read; then the prompt" bash -c \
     "$(declare -f terminal); terminal '$plexus' generate run --prompt-file long.txt --max-tokens 3 | grep -q 'reading the prompt  0%.*K  '"
 check "--quiet shows nothing of it" bash -c "$(declare -f terminal); ! terminal '$plexus' eval run --text text.txt --quiet | grep -q scoring"
 
+# ---- to other programs ----
+"$plexus" train r.yaml --set 'model.layers=[{mixer: attention}]' --set train.steps=1 --set out=bytes --quiet >/dev/null 2>&1
+expect "a model of bytes in a family's layout: its tokenizer is missed" 0 'warning: no tokenizer is written' \
+    "$plexus" convert bytes --out family --family llama
+
 # ---- plan ----
 expect "plan --json of a recipe" 0 \
     '^\{"parameters":[0-9]+,"flops_per_token":[0-9.e+]+,"bytes":\{"weights":[0-9]+,"gradients":[0-9]+,"optimizer":[0-9]+,"activations":[0-9]+,"scratch":[0-9]+,"state":[0-9]+\},.*"layers":\[\{"mixer":"attention"' \
