@@ -336,7 +336,8 @@ static plx_status read_head(plx_gguf *file)
     if (S_ISDIR(about.st_mode)) return plx_file_fail(file->context, EISDIR, "read", file->path);
     file->size = (uint64_t)about.st_size;
     PLX_TRY(read_number(file, 4, "its first bytes", &magic));
-    if (magic != 0x46554747) return FAIL(file, "%s is no model: a file that is one is a GGUF and begins with GGUF; others are directories, a run's too",
+    if (magic != 0x46554747)
+        return FAIL(file, "%s is no GGUF file: it does not begin with GGUF; other models are directories, a run's too",
                     file->path);
     PLX_TRY(read_number(file, 4, "the version", &version));
     if (version != 2 && version != 3)

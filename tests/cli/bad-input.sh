@@ -62,7 +62,7 @@ expect "plan: a key set of what is no recipe" 2 '--set changes recipes' "$plexus
 expect "plan: rows of a recipe" 2 'train.batch_size=N' "$plexus" plan bytes.yaml --rows 3
 
 # ---- models ----
-expect "a text instead of a model" 1 'text.txt is no model' "$plexus" eval text.txt --text text.txt
+expect "a text instead of a model" 1 'text.txt is no GGUF file.*directories' "$plexus" eval text.txt --text text.txt
 expect "a model that is missing" 1 'nowhere' "$plexus" generate nowhere --prompt a
 mkdir hollow
 expect "a directory without a model" 1 'hollow' "$plexus" generate hollow --prompt a
