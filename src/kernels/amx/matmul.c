@@ -6,7 +6,8 @@
  * block uses every tile twice, and DEPTH is such that a block's operands stay in L1 and L2. Meanwhile what the task
  * reads and writes next comes from memory, a few lines a step. Where C is small and k long, as in weight gradients,
  * tasks divide k: their squares of C are then summed in order. Where C is taller than wide and both operands lie with k
- * down, C^T is computed: the left operand has to be turned, so it is the narrower one. An element's sum is taken over the same stretches of k in the same order whatever rows and columns are computed with it. */
+ * down, C^T is computed: the left operand has to be turned, so it is the narrower one. An element's sum is taken over
+ * the same stretches of k in the same order whatever rows and columns are computed with it. */
 #include "kernels/amx/pack.h"
 #include "kernels/amx/square.h"
 #include "kernels/group.h"
