@@ -81,7 +81,9 @@ typedef struct plx_context_options {
     const char *level;       /* NULL: the processor's best; or "portable", "avx2", "avx512", "vnni", "amx" */
     plx_allocator allocator; /* all NULL: malloc */
     void (*log)(void *user, plx_log_level level, const char *message);                     /* may be NULL */
-    void (*progress)(void *user, const char *what, double done, double total);             /* may be NULL */
+    /* What slow work is at (reading weights, scoring, ...), how much of it is done, of how much in all (0: unknown). From
+     * the calling thread, often many times a second; `what` is valid during the call. May be NULL. */
+    void (*progress)(void *user, const char *what, double done, double total);
     bool (*cancel)(void *user); /* asked between steps and tokens; true stops with PLX_CANCELLED; may be NULL */
     void *user;                 /* handed to the three callbacks */
 } plx_context_options;
