@@ -1,11 +1,11 @@
 /* ffn.c - the feed-forward part of a block: down(silu(gate(x)) * up(x)), or down(gelu(up(x))).
  *
  * The inner vectors are several times as wide as the block's, and what is done with them is little beside moving them.
- * So tokens go through by chunks that stay in the second-level cache from the first product to the last. */
+ * So tokens go through by chunks. */
 #include "model/ffn.h"
 
-/* Of one inner array. With operands rounded to bf16 moving them is most of the time: a few cores' caches together. In f32
- * each product's own work on the weights counts for more. */
+/* Of one inner array. With operands rounded to bf16 moving them is most of the time: what stays in a few cores' caches
+ * together from the first product to the last. In f32 each product's own work on the weights counts for more. */
 #define PLX_CHUNK_BYTES ((size_t)16 << 20)
 #define PLX_CHUNK_BYTES_BF16 ((size_t)3 << 20)
 
