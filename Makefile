@@ -37,7 +37,7 @@ FLAGS_avx2   = -mavx2 -mfma
 TILES := emulated $(if $(filter x86_64,$(ARCH)),amx)
 # gcc takes three times as long for it at -O3, and only tests run it
 FLAGS_emulated = -DPLX_TILES_EMULATED_HERE -Wno-psabi $(if $(filter -O3,$(LEVELED_OPT)),-O2)
-FLAGS_amx    = $(FLAGS_avx512) -mavx512bf16 -mamx-tile -mamx-bf16 -mamx-int8
+FLAGS_amx    = $(FLAGS_avx512) -mavx512bf16 -mamx-tile -mamx-bf16 -mamx-int8 -mavx512vbmi
 FLAGS_avx512 = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mprefer-vector-width=512
 FLAGS_vnni   = $(FLAGS_avx512) -mavx512vnni
 

@@ -29,6 +29,7 @@ static bool tiles_usable(void)
 {
     unsigned a, b, c, d;
     const unsigned tiles = 1u << 22 | 1u << 24 | 1u << 25;
+    if (!__builtin_cpu_supports("avx512vbmi")) return false; /* beside tiles: powers.h */
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & tiles) != tiles) return false;
     if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || (a >> 5 & 1) == 0) return false;
     const long request_permission = 0x1023, tile_data = 18;
