@@ -1,5 +1,6 @@
 /* options.c - options of commands: their tables, reading them, help, and what is said of a wrong one. */
 #include "cli/cli.h"
+#include "core/distance.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -55,37 +56,12 @@ static void print_command_help(const char *command, const cli_option *options)
     cli_print_shared_options(stdout);
 }
 
-/* Least number of letters to insert, remove, replace or swap with the next. */
-static size_t edit_distance(const char *a, const char *b)
-{
-    size_t rows[3][64], n = strlen(b);
-    if (n > 62 || strlen(a) > 62) return SIZE_MAX;
-    size_t *before = rows[0], *last = rows[1], *now = rows[2];
-    for (size_t j = 0; j <= n; j++) last[j] = j;
-    for (size_t i = 1; a[i - 1]; i++) {
-        now[0] = i;
-        for (size_t j = 1; j <= n; j++) {
-            size_t least = last[j - 1] + (a[i - 1] != b[j - 1]);
-            if (last[j] + 1 < least) least = last[j] + 1;
-            if (now[j - 1] + 1 < least) least = now[j - 1] + 1;
-            bool swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
-            if (swapped && before[j - 2] + 1 < least) least = before[j - 2] + 1;
-            now[j] = least;
-        }
-        size_t *reuse = before;
-        before = last;
-        last = now;
-        now = reuse;
-    }
-    return last[n];
-}
-
 const char *cli_nearest(const char *name, const char *const *names, size_t count)
 {
     const char *nearest = NULL;
-    size_t least = strlen(name) / 3 + 2; /* farther is no misspelling */
+    int least = (int)(strlen(name) / 3) + 2; /* farther is no misspelling */
     for (size_t i = 0; i < count; i++) {
-        size_t distance = edit_distance(name, names[i]);
+        int distance = plx_edit_distance(name, names[i]);
         if (distance < least) {
             least = distance;
             nearest = names[i];

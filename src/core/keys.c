@@ -1,4 +1,5 @@
 /* keys.c - reading the keys of a mapping, with messages that say where and what is wrong. */
+#include "core/distance.h"
 #include "core/node.h"
 
 #include <ctype.h>
@@ -186,32 +187,10 @@ plx_status plx_keys_sizes(plx_keys *keys, const char *key, size_t *values, size_
 
 /* ---- the nearest key ---- */
 
-/* Number of letters to insert, delete, replace or swap with the next (optimal string alignment), of 63 letters. */
-static int edit_distance(const char *a, const char *b)
-{
-    enum { MOST = 63 };
-    int rows[3][MOST + 1]; /* of the whole table, the last three rows */
-    int m = (int)strnlen(a, MOST), n = (int)strnlen(b, MOST);
-    for (int j = 0; j <= n; j++) rows[0][j] = j;
-    for (int i = 1; i <= m; i++) {
-        int *row = rows[i % 3], *above = rows[(i + 2) % 3], *above2 = rows[(i + 1) % 3];
-        row[0] = i;
-        for (int j = 1; j <= n; j++) {
-            int best = above[j - 1] + (a[i - 1] != b[j - 1]);
-            if (above[j] + 1 < best) best = above[j] + 1;
-            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
-            bool swap = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
-            if (swap && above2[j - 2] + 1 < best) best = above2[j - 2] + 1;
-            row[j] = best;
-        }
-    }
-    return rows[m % 3][n];
-}
-
 /* A key that is part of another ("warmup", "warmup_steps") is as near as two letters. */
 static int key_distance(const char *unknown, const char *known)
 {
-    int distance = edit_distance(unknown, known);
+    int distance = plx_edit_distance(unknown, known);
     bool part = strlen(unknown) >= 3 && strlen(known) >= 3 &&
                 (strstr(known, unknown) != NULL || strstr(unknown, known) != NULL);
     return part && distance > 2 ? 2 : distance;
