@@ -208,6 +208,15 @@ static void fast_forward_agrees_with_the_reference(void **state)
     }
 }
 
+/* Keys and values that take more than a thread keeps are copied for each block of queries. */
+static void very_wide_heads_agree_with_the_reference(void **state)
+{
+    (void)state;
+    set_shape(1, 513, 1, 1, 4096, 3, 0);
+    problem p = forward_problem();
+    check(&p);
+}
+
 static void fast_backward_agrees_with_the_reference(void **state)
 {
     (void)state;
@@ -584,6 +593,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(fast_forward_agrees_with_the_reference),
+        cmocka_unit_test(very_wide_heads_agree_with_the_reference),
         cmocka_unit_test(fast_backward_agrees_with_the_reference),
         cmocka_unit_test(fast_steps_agree_with_the_reference),
         cmocka_unit_test(reference_forward_is_the_definition),

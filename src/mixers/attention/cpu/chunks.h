@@ -26,15 +26,21 @@ static inline float natural_lse(float top, float sum)
     return (float)(((double)top + log2((double)sum)) / PLX_ATTENTION_LOG2_E);
 }
 
-/* Enough for all threads, each of at least `least` keys. */
-static chunks chunks_of(const plx_attention_args *a, size_t jobs, size_t least)
+/* The most keys that the queries of a row see. */
+static size_t most_seen(const plx_attention_args *a)
 {
-    size_t longest = 0, wanted = (ENOUGH_JOBS + jobs - 1) / jobs;
+    size_t most = 0;
     for (size_t b = 0; b < a->sequence.rows; b++) {
         int64_t past = a->sequence.past != NULL ? a->sequence.past[b] : 0;
         int64_t seen = past + (int64_t)a->sequence.length - plx_attention_first(&a->sequence, b, 0, a->window);
-        if (seen > (int64_t)longest) longest = (size_t)seen;
+        if (seen > (int64_t)most) most = (size_t)seen;
     }
+    return most;
+}
+/* Enough for all threads, each of at least `least` keys. */
+static chunks chunks_of(const plx_attention_args *a, size_t jobs, size_t least)
+{
+    size_t longest = most_seen(a), wanted = (ENOUGH_JOBS + jobs - 1) / jobs;
     chunks result = {.count = 1, .queries = a->sequence.rows * a->sequence.length * a->heads, .d = a->head_dim};
     if (longest / least < wanted) wanted = longest / least;
     if (wanted > 1) result.count = wanted;

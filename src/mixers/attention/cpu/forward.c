@@ -11,6 +11,7 @@
 #include "mixers/attention/cpu/tiles.h"
 
 #define MOST_SUM 1e18f
+#define MOST_HELD ((size_t)1 << 22) /* floats of K and V that a thread keeps: 16 MB */
 
 static void multiply_top(const product *p) { product_all(PRODUCT_TOP_SEEN, p); }
 
@@ -138,9 +139,38 @@ typedef struct work {
     const plx_attention_args *a;
     size_t blocks; /* a row and key/value head */
     chunks chunks;
+    size_t room; /* keys and values that a thread holds: all that a row sees, or those of one tile */
+    bool all;    /* the first of these */
+    struct held *held;
     float *scratch;
     size_t scratch_each; /* floats a thread */
 } work;
+
+/* ---- keys and values ---- */
+
+/* Keys from .. to - 1 of a row and key/value head lie in a thread's scratch, as do their values. A thread's blocks are
+ * mostly of the same head as the one before: what that has copied is there. */
+typedef struct held {
+    _Alignas(64) size_t head;
+    int64_t from, to;
+} held;
+
+/* Sees to it that keys key .. end - 1 of the head and their values are held: where the first of them are. */
+static size_t hold(const work *w, held *held, size_t head, int64_t key, int64_t end, float *k, float *v)
+{
+    const plx_attention_args *a = w->a;
+    const size_t d = a->head_dim, stride = copy_stride(d), b = head / a->kv_heads, g = head % a->kv_heads;
+    const int64_t first = w->all ? plx_attention_first(&a->sequence, b, 0, a->window) : key;
+    if (!w->all || held->head != head || key < held->from || key > held->to)
+        *held = (struct held){.head = head, .from = key, .to = key};
+    if (held->to < end) {
+        const size_t at = (size_t)(held->to - first) * stride, rows = (size_t)(end - held->to);
+        plx_history_rows(&a->keys, b, held->to, rows, g * d, d, k + at, stride);
+        plx_history_rows(&a->values, b, held->to, rows, g * d, d, v + at, stride);
+        held->to = end;
+    }
+    return (size_t)(key - first) * stride;
+}
 
 /* Results of a panel: final ones, or a chunk's. */
 static void panel_finish(const work *w, const panel *q, size_t chunk, const float *out, const float *top,
@@ -171,10 +201,12 @@ static void forward_block(void *argument, size_t index, int thread)
     const work *w = argument;
     const plx_attention_args *a = w->a;
     const size_t d = a->head_dim, G = a->kv_heads, stride = copy_stride(d);
-    /* a head's blocks one after the other: its K and V stay near; the last see most keys: they go first */
-    size_t chunk = index % w->chunks.count, number = w->blocks - 1 - index / w->chunks.count % w->blocks;
+    /* a head's blocks one after the other: its K and V are held; the last see most keys, and go first unless all see
+     * as many */
+    size_t chunk = index % w->chunks.count, number = index / w->chunks.count % w->blocks;
+    if (a->window == 0) number = w->blocks - 1 - number;
     size_t head = index / w->chunks.count / w->blocks, b = head / G, g = head % G;
-    float *k = w->scratch + (size_t)thread * w->scratch_each, *v = k + stride * KEYS, *p = v + stride * KEYS;
+    float *k = w->scratch + (size_t)thread * w->scratch_each, *v = k + stride * w->room, *p = v + stride * w->room;
     float *columns = p + PANEL * KEYS, *out = columns + d * QUERIES, *top = out + d * QUERIES, *sum = top + QUERIES;
     unsigned state = flush_denormals();
     block block;
@@ -190,15 +222,14 @@ static void forward_block(void *argument, size_t index, int thread)
     int64_t to = chunks_begin(&w->chunks, chunk + 1, block.begin, block.end);
     for (int64_t key = from; key < to; key += KEYS) {
         int64_t end = to - key < KEYS ? to : key + KEYS;
-        plx_history_rows(&a->keys, b, key, (size_t)(end - key), g * d, d, k, stride);
-        plx_history_rows(&a->values, b, key, (size_t)(end - key), g * d, d, v, stride);
+        const size_t at = hold(w, &w->held[thread], head, key, end, k, v);
         for (size_t i = 0; i < block.panels; i++) {
             task t = {.q = &block.panel[i],
                       .key = key,
                       .d = d,
                       .stride = stride,
-                      .k = k,
-                      .v = v,
+                      .k = k + at,
+                      .v = v + at,
                       .columns = columns + i * d * PANEL,
                       .p = p,
                       .out = out + i * d * PANEL,
@@ -221,11 +252,16 @@ plx_status PLX_CPU(plx_attention_forward)(plx_context *context, const void *argu
     work w = {.a = a};
     w.blocks = (a->sequence.length * group + QUERIES - 1) / QUERIES;
     size_t jobs = w.blocks * a->sequence.rows * a->kv_heads;
-    w.scratch_each = (2 * copy_stride(a->head_dim) + PANEL) * KEYS + (2 * a->head_dim + 2) * QUERIES;
+    w.room = most_seen(a);
+    w.all = w.blocks > 1 && 2 * copy_stride(a->head_dim) * w.room <= MOST_HELD;
+    if (!w.all) w.room = KEYS;
+    w.scratch_each = 2 * copy_stride(a->head_dim) * w.room + PANEL * KEYS + (2 * a->head_dim + 2) * QUERIES;
     w.chunks = chunks_of(a, jobs, 256);
-    size_t floats = (size_t)context->options.threads * w.scratch_each;
-    w.scratch = plx_kernel_scratch(context, (floats + chunks_floats(&w.chunks)) * sizeof(float));
-    if (w.scratch == NULL) return PLX_ERROR_MEMORY;
+    const size_t threads = (size_t)context->options.threads, floats = threads * w.scratch_each;
+    w.held = plx_kernel_scratch(context, threads * sizeof(held) + (floats + chunks_floats(&w.chunks)) * sizeof(float));
+    if (w.held == NULL) return PLX_ERROR_MEMORY;
+    for (size_t i = 0; i < threads; i++) w.held[i] = (held){.head = SIZE_MAX};
+    w.scratch = (float *)(w.held + threads);
     w.chunks.partial = w.scratch + floats;
     plx_parallel_for(context, jobs * w.chunks.count, forward_block, &w);
     chunks_join(context, &w.chunks, a);

@@ -8,8 +8,8 @@
  *      keys   | P = 2^(K Q^T - m) |      P[key][lane]: the softmax runs down the columns, nothing is horizontal
  *             +----+----+----+----+
  *
- * Each tile of K and V is copied once a block, so that its rows lie side by side: in place, G heads apart, they would
- * fall into the same few lines of the first cache. */
+ * K and V are copied, once a head (forward) or block (backward), so that their rows lie side by side: in place, G heads
+ * apart, they would fall into the same few lines of the first cache. */
 #ifndef PLX_MIXERS_ATTENTION_CPU_TILES_H
 #define PLX_MIXERS_ATTENTION_CPU_TILES_H
 
