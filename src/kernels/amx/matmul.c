@@ -1,13 +1,14 @@
 /* matmul.c - C = beta C + op(A) op(B) + bias with operands rounded to bf16 and sums in f32, on tiles.
  *
- * The right operand is packed once by all threads: panels of 32 columns, each a stack of pairs of tiles along k. A task
- * is some rows of the product: it packs its rows of the left operand for DEPTH of k, then goes through panels and
- * blocks of 32 x 32, which are four tiles of sums. What the loads of tiles from L1 and L2 allow is the limit, so a
- * block uses every tile twice, and DEPTH is such that a block's operands stay in L1 and L2. Meanwhile what the task
- * reads and writes next comes from memory, a few lines a step. Where C is small and k long, as in weight gradients,
- * tasks divide k: their squares of C are then summed in order. Where C is taller than wide and both operands lie with k
- * down, C^T is computed: the left operand has to be turned, so it is the narrower one. An element's sum is taken over
- * the same stretches of k in the same order whatever rows and columns are computed with it. */
+ * The right operand is packed once by all threads, or by each task: panels of 32 columns, each a stack of pairs of
+ * tiles along k. A task is some rows of the product: it packs its rows of the left operand for DEPTH of k, then goes
+ * through panels and blocks of 32 x 32, which are four tiles of sums. What the loads of tiles from L1 and L2 allow is
+ * the limit, so a block uses every tile twice, and DEPTH is such that a block's operands stay in L1 and L2. Meanwhile
+ * the next panel is packed, tile by tile, and what the task reads and writes next comes from memory, a few lines a
+ * step. Where C is small and k long, as in weight gradients, tasks divide k: their squares of C are then summed in
+ * order. Where C is taller than wide and both operands lie with k down, C^T is computed: the left operand has to be
+ * turned, so it is the narrower one. An element's sum is taken over the same stretches of k in the same order whatever
+ * rows and columns are computed with it. */
 #include "kernels/amx/pack.h"
 #include "kernels/amx/square.h"
 #include "kernels/group.h"
@@ -23,7 +24,8 @@
 #define TASKS ((size_t)8)
 #define SHARED_MOST ((size_t)1 << 20) /* numbers of a packed right operand that tasks share: 2 MB */
 #define TURNED_MOST ((size_t)3 << 16) /* numbers of a C that is turned: to be read and written again */
-#define LINE ((size_t)64)             /* of a cache, bytes */
+#define AHEAD ((size_t)4)             /* tiles that are asked for before they are packed */
+#define LINES ((size_t)32)            /* of memory that a tile's numbers take */
 
 /* An operand: `count` rows of a left one, columns of a right one, `stride` numbers apart where k runs along memory,
  * else side by side. */
@@ -46,7 +48,7 @@ typedef struct product {
     size_t terms;                  /* of a number: 1, rounded to bf16; or TERMS */
     size_t depth;                  /* steps of k that a task works on at a time */
     bool shared;                   /* the right operand is packed once for all, else by each task */
-    uint16_t *packed;              /* it: [panels][steps][terms][2][TILE], or [threads][depth][terms][2][TILE] */
+    uint16_t *packed;              /* it: [panels][steps][terms][2][TILE], or [threads][2][depth][terms][2][TILE] */
     uint16_t *rows_of;             /* the left one: [threads][rows / SIDE][depth][terms][2][TILE] */
     size_t left_size;              /* of a thread */
     size_t m;                      /* rows */
@@ -78,98 +80,133 @@ static size_t part_of_step(const product *job, size_t column_part, size_t step, 
     return part;
 }
 
-/* ---- what comes from memory meanwhile ---- */
-
-/* Lines of some rows of an array, `stride` bytes apart. */
-typedef struct ahead {
-    const char *row;
-    size_t stride, rows, lines, line; /* lines: of a row; line: the next */
-} ahead;
-
-/* Of an operand: `count` of its rows or columns from `first` on, k in [begin, end). Where k runs along memory,
- * packing asks for the next rows itself. */
-static ahead ahead_of(const side *x, size_t k, size_t first, size_t count, size_t begin, size_t end)
-{
-    if (x->along) return (ahead){.rows = 0};
-    const size_t size = plx_type_size(x->type);
-    if (end > k) end = k;
-    if (count > x->count - first) count = x->count - first;
-    return (ahead){.row = (const char *)x->data + (begin * x->stride + first) * size,
-                   .stride = x->stride * size,
-                   .rows = end - begin,
-                   .lines = plx_parts(count * size, LINE)};
-}
-INLINE void fetch(ahead *x, size_t count, const int write)
-{
-    for (; count > 0 && x->rows > 0; count--) {
-        if (write)
-            __builtin_prefetch(x->row + x->line * LINE, 1, 3);
-        else
-            __builtin_prefetch(x->row + x->line * LINE, 0, 2);
-        if (++x->line < x->lines) continue;
-        x->line = 0;
-        x->row += x->stride;
-        x->rows--;
-    }
-}
-
-/* What a task wants next: columns of the right operand, so many lines a block; C, all of it in a block's time. */
-typedef struct wants {
-    ahead right, c;
-    size_t right_lines;
-} wants;
-
 /* ---- packing ---- */
 
-/* The tiles of 32 of an operand, `sides` of the parts, from first on and steps [from, to) of k; returns where the next
- * ones go. */
-static uint16_t *pack(const product *job, const side *sides, bool by_side, size_t column_part, size_t first,
-                      size_t from, size_t end, uint16_t *to)
+static void pack_one(size_t terms, const side *x, bool by_side, size_t first, size_t k, size_t depth, uint16_t *to)
+{
+    if (terms == 1)
+        pack_tile(x->data, x->type, x->stride, x->along, by_side, first, x->count, k, depth, to);
+    else
+        (by_side ? pack_left : pack_right)(x->data, x->type, x->stride, x->along, first, x->count, k, depth, to);
+}
+
+/* 32 rows of the left operand, from `first` on, and steps [from, to) of k; returns where the next ones go. */
+static uint16_t *pack_rows(const product *job, size_t first, size_t from, size_t end, uint16_t *to)
 {
     for (size_t s = from; s < end; s++, to += job->terms * 2 * TILE) {
         size_t k;
-        const size_t part = part_of_step(job, column_part, s, &k), depth = job->part[part].k;
-        const side *x = &sides[part];
+        const size_t part = part_of_step(job, 0, s, &k);
+        const side *x = &job->left[part];
         for (size_t half = 0; half < 2; half++)
-            if (job->terms == 1)
-                pack_tile(x->data, x->type, x->stride, x->along, by_side, first + 16 * half, x->count, k, depth,
-                          to + half * TILE);
-            else
-                (by_side ? pack_left : pack_right)(x->data, x->type, x->stride, x->along, first + 16 * half, x->count,
-                                                   k, depth, to + half * TILE);
+            pack_one(job->terms, x, true, first + 16 * half, k, job->part[part].k, to + half * TILE);
     }
     return to;
 }
 
-/* A panel of the right operand. */
-static void pack_columns(const product *job, size_t panel, size_t from, size_t end, uint16_t *to)
+/* Panels of the right operand, steps [from, end) of k, packed tile by tile: the next one is one of `panel`, of the two
+ * of each step. The numbers of a tile are asked for before, line by line: they come from memory while others are packed
+ * or multiplied, and not so early that they leave the cache again, where rows that lie a power of two apart have little
+ * room. */
+typedef struct panels {
+    const product *job;
+    size_t panel, last, from, end, tile;
+    uint16_t *to; /* where the panel goes */
+    struct {
+        const char *data;
+        size_t stride, line; /* bytes between lines or, along, between pairs of them; the next line */
+        bool along;
+    } soon; /* the tile AHEAD tiles later */
+} panels;
+
+/* A tile's operand, and its first number there. */
+static const side *right_at(const panels *x, size_t panel, size_t tile, size_t *first, size_t *k)
 {
-    size_t column;
-    const size_t part = part_of(job, panel, &column);
-    pack(job, job->right, false, part, column, from, end, to);
+    const size_t part = part_of_step(x->job, part_of(x->job, panel, first), x->from + tile / 2, k);
+    *first += tile % 2 * 16;
+    return &x->job->right[part];
+}
+static void find_soon(panels *x)
+{
+    const size_t tiles = 2 * (x->end - x->from), tile = x->tile + AHEAD;
+    size_t first, k;
+    const side *right = right_at(x, x->panel + (tile >= tiles && x->panel + 1 < x->last), tile % tiles, &first, &k);
+    const size_t size = plx_type_size(right->type),
+                 at = right->along ? first * right->stride + k : k * right->stride + first;
+    x->soon.data = (const char *)right->data + at * size;
+    x->soon.stride = right->stride * size;
+    x->soon.along = right->along;
+    x->soon.line = 0;
+}
+INLINE void ask_for(panels *x, size_t lines)
+{
+    for (; lines > 0 && x->soon.line < LINES; lines--, x->soon.line++) {
+        const size_t line = x->soon.line,
+                     at = x->soon.along ? line / 2 * x->soon.stride + line % 2 * 64 : line * x->soon.stride;
+        __builtin_prefetch(x->soon.data + at, 0, 2);
+    }
+}
+static void pack_next(panels *x)
+{
+    const product *job = x->job;
+    size_t first, k;
+    const side *right = right_at(x, x->panel, x->tile, &first, &k);
+    pack_one(job->terms, right, false, first, k, job->part[right - job->right].k,
+             x->to + (x->tile / 2 * job->terms * 2 + x->tile % 2) * TILE);
+    x->tile++;
+    find_soon(x);
+}
+static void pack_whole(panels *x)
+{
+    find_soon(x);
+    while (x->tile < 2 * (x->end - x->from)) {
+        ask_for(x, LINES);
+        pack_next(x);
+    }
 }
 static void pack_panel(void *argument, size_t panel, int thread)
 {
     (void)thread;
     const product *job = argument;
-    pack_columns(job, panel, 0, job->steps, job->packed + panel * job->steps * job->terms * 2 * TILE);
+    panels x = {.job = job, .panel = panel, .last = job->panels, .end = job->steps};
+    x.to = job->packed + panel * job->steps * job->terms * 2 * TILE;
+    pack_whole(&x);
+}
+
+/* ---- what is done while blocks are computed ---- */
+
+/* C's lines of the next block are asked for, and the next panel is packed. */
+typedef struct meanwhile {
+    const float *c; /* 32 rows, ldc numbers apart; or NULL */
+    size_t ldc, row;
+    panels next;
+    size_t blocks, due; /* of a panel; tiles x blocks that are to be packed */
+} meanwhile;
+
+INLINE void go_on(meanwhile *x, size_t rows)
+{
+    for (; x->c != NULL && rows > 0 && x->row < SIDE; rows--, x->row++) {
+        __builtin_prefetch(x->c + x->row * x->ldc, 1, 3);
+        __builtin_prefetch(x->c + x->row * x->ldc + 16, 1, 3);
+    }
+    if (x->next.panel == x->next.last) return;
+    ask_for(&x->next, plx_parts(2 * LINES, x->blocks));
+    for (x->due += 2; x->due >= x->blocks; x->due -= x->blocks) pack_next(&x->next);
 }
 
 /* ---- blocks ---- */
 
 /* C's 32 x 32 numbers at c, their rows ldc apart, += the product of `steps` steps; read: else they begin at 0. */
 static inline void block(plx_tiles *tiles, size_t terms, const uint16_t *left, const uint16_t *right, size_t steps,
-                         float *c, size_t ldc, bool read, wants *next)
+                         float *c, size_t ldc, bool read, meanwhile *next)
 {
     if (read)
         square_load(tiles, c, ldc);
     else
         square_zero(tiles);
     square_operand a = {left, TILE, terms * 2 * TILE}, b = {right, TILE, terms * 2 * TILE};
-    const size_t of_c = plx_parts(next->c.rows * next->c.lines, steps), of_right = plx_parts(next->right_lines, steps);
+    const size_t rows = plx_parts(SIDE, steps);
     for (size_t s = 0; s < steps; s++) {
-        fetch(&next->c, of_c, 1);
-        fetch(&next->right, of_right, 0);
+        go_on(next, rows);
         if (terms == 1)
             square_multiply(tiles, a, b, s, 1);
         else
@@ -180,7 +217,7 @@ static inline void block(plx_tiles *tiles, size_t terms, const uint16_t *left, c
 
 /* The same where C ends inside the block. */
 static void block_at_edge(plx_tiles *tiles, size_t terms, const uint16_t *left, const uint16_t *right, size_t steps,
-                          float *c, size_t ldc, bool read, wants *next, size_t rows, size_t columns)
+                          float *c, size_t ldc, bool read, meanwhile *next, size_t rows, size_t columns)
 {
     float whole[SQUARE] __attribute__((aligned(64)));
     memset(whole, 0, sizeof whole);
@@ -275,7 +312,7 @@ static float *corner_of(const product *job, const place *p, size_t i, size_t pan
 
 /* One panel's blocks in a stretch of k, the task's first or a later one. */
 static void panel_blocks(const product *job, plx_tiles *tiles, const place *p, size_t panel, const uint16_t *left,
-                         const uint16_t *right, size_t steps, bool later, wants *next)
+                         const uint16_t *right, size_t steps, bool later, meanwhile *next)
 {
     size_t column, ldc;
     const size_t part = part_of(job, panel, &column), count = job->right[part].count - column;
@@ -283,11 +320,10 @@ static void panel_blocks(const product *job, plx_tiles *tiles, const place *p, s
     const bool read = later || (job->squares == NULL && (a->beta != 0 || a->bias != NULL));
     for (size_t i = 0; i < p->rows; i += SIDE, left += steps * job->terms * 2 * TILE) {
         const bool below = i + SIDE < p->rows;
-        next->c.rows = 0;
-        if (job->squares == NULL && (below || panel + 1 < p->end)) {
-            next->c.row = (const char *)corner_of(job, p, below ? i + SIDE : 0, below ? panel : panel + 1, &ldc);
-            next->c = (ahead){next->c.row, ldc * sizeof(float), SIDE, SIDE * sizeof(float) / LINE, 0};
-        }
+        next->c = NULL;
+        next->row = 0;
+        if (job->squares == NULL && (below || panel + 1 < p->end))
+            next->c = corner_of(job, p, below ? i + SIDE : 0, below ? panel : panel + 1, &next->ldc);
         float *c = corner_of(job, p, i, panel, &ldc);
         if (job->squares == NULL && job->turned) {
             float square[SQUARE] __attribute__((aligned(64)));
@@ -299,19 +335,6 @@ static void panel_blocks(const product *job, plx_tiles *tiles, const place *p, s
             block_at_edge(tiles, job->terms, left, right, steps, c, ldc, read, next, below ? SIDE : p->rows - i,
                           count < SIDE ? count : SIDE);
     }
-}
-
-/* The next stretch's first panel; after the last stretch that of the next task, which is likely this thread's too. */
-static void next_stretch(const product *job, size_t index, const place *p, size_t to, wants *next)
-{
-    const bool more = to < p->last;
-    if (!more && index + 1 == job->across * job->down * job->shares) return;
-    const place then = more ? *p : place_of(job, index + 1);
-    const size_t from = more ? to : then.begin, steps = stretch(job, &then, from) - from;
-    size_t column, k;
-    const size_t part = part_of_step(job, part_of(job, then.first, &column), from, &k);
-    next->right = ahead_of(&job->right[part], job->part[part].k, column, SIDE, k, k + steps * STEP);
-    next->right_lines = plx_parts(next->right.rows * next->right.lines, plx_parts(p->rows, SIDE));
 }
 
 static void task(void *argument, size_t index, int thread)
@@ -330,14 +353,22 @@ static void task(void *argument, size_t index, int thread)
     for (size_t from = p.begin, to; from < p.last; from = to) {
         to = stretch(job, &p, from);
         uint16_t *end = left;
-        for (size_t i = 0; i < p.rows; i += SIDE) end = pack(job, job->left, true, 0, p.row + i, from, to, end);
-        wants next = {.right_lines = 0};
+        for (size_t i = 0; i < p.rows; i += SIDE) end = pack_rows(job, p.row + i, from, to, end);
+        const size_t panel_size = job->terms * 2 * TILE;
+        uint16_t *own = job->packed + (size_t)thread * 2 * job->depth * panel_size;
+        meanwhile next = {.blocks = plx_parts(p.rows, SIDE)};
+        next.next =
+            (panels){.job = job, .panel = job->shared ? p.end : p.first, .last = p.end, .from = from, .end = to};
+        next.next.to = own;
+        if (!job->shared) pack_whole(&next.next);
         for (size_t panel = p.first; panel < p.end; panel++) {
-            uint16_t *right = job->packed + (job->shared ? panel * job->steps + from : (size_t)thread * job->depth) *
-                                                job->terms * 2 * TILE;
-            if (!job->shared) {
-                pack_columns(job, panel, from, to, right);
-                if (panel + 1 == p.end) next_stretch(job, index, &p, to, &next); /* packing asks for panels to come */
+            const uint16_t *right = next.next.to;
+            if (job->shared)
+                right = job->packed + (panel * job->steps + from) * panel_size;
+            else {
+                next.next.to = own + (panel + 1 - p.first) % 2 * job->depth * panel_size;
+                next.next.panel = panel + 1;
+                next.next.tile = 0;
             }
             panel_blocks(job, tiles, &p, panel, left, right, to - from, from > p.begin, &next);
         }
@@ -407,7 +438,7 @@ static plx_status multiply(plx_context *context, const plx_matmul_args *a, size_
     const size_t threads = (size_t)context->options.threads, stack = terms * 2 * TILE; /* numbers a step */
     const size_t blocks = plx_parts(job.m, SIDE) * job.panels;
     job.left_size = plx_parts(job.rows, SIDE) * job.depth * stack;
-    const size_t packed = (job.shared ? job.panels * job.steps : threads * job.depth) * stack,
+    const size_t packed = (job.shared ? job.panels * job.steps : threads * 2 * job.depth) * stack,
                  rows = threads * job.left_size, squares = job.shares > 1 ? job.shares * blocks * SQUARE : 0;
     job.packed = plx_kernel_scratch(context, (packed + rows) * sizeof *job.packed + squares * sizeof *job.squares);
     if (job.packed == NULL) return PLX_ERROR_MEMORY;

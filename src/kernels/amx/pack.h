@@ -57,20 +57,24 @@ INLINE void pack_terms_of(const void *data, const plx_type type, size_t stride, 
                           const bool whole, size_t first, size_t side, size_t k, size_t depth, uint16_t *to)
 {
     vf row[2][16];
-    UNROLL for (size_t half = 0; half < 2; half++)
+    UNROLL for (size_t i = 0; i < 16; i++)
     {
-        UNROLL for (size_t i = 0; i < 16; i++)
+        UNROLL for (size_t half = 0; half < 2; half++)
         {
             size_t at = along ? first + i : k + 16 * half + i, from = along ? k + 16 * half : first;
-            if (whole) {
+            if (whole)
                 row[half][i] = product_load(data, type, at * stride + from, 16);
-                __builtin_prefetch((const float *)data + at * stride + from + (along ? 2 * 16 * stride : 32), 0, 2);
-            } else
+            else
                 row[half][i] =
                     at < (along ? side : depth) ? load(data, type, at * stride, from, along ? depth : side) : vf_set(0);
+            if (whole && by_side)
+                __builtin_prefetch((const float *)data + at * stride + from + (along ? 2 * 16 * stride : 32), 0, 2);
         }
-        if (along != by_side) transpose(row[half]);
+        if (along == by_side) store_terms(row[0][i], row[1][i], to + 32 * i);
     }
+    if (along == by_side) return;
+    transpose(row[0]);
+    transpose(row[1]);
     UNROLL for (size_t i = 0; i < 16; i++) store_terms(row[0][i], row[1][i], to + 32 * i);
 }
 INLINE void pack_terms_as(const void *data, const plx_type type, size_t stride, bool along, const bool by_side,
