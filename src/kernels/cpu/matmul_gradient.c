@@ -24,8 +24,8 @@ typedef struct gradient {
 } gradient;
 
 /* k in [from, to) of A's columns of one block: [tile][k][PRODUCT_LANES]. */
-static inline __attribute__((always_inline)) void pack_left_of(const plx_matmul_args *a, size_t row, size_t rows,
-                                                               size_t from, size_t to, float *left, plx_type type)
+INLINE void pack_left_of(const plx_matmul_args *a, size_t row, size_t rows, size_t from, size_t to, float *left,
+                         plx_type type)
 {
     for (size_t k = from; k < to; k++, left += PRODUCT_LANES) {
         float *tile = left;

@@ -9,8 +9,7 @@ typedef struct row_statistics {
     float mean, correction, rstd;
 } row_statistics;
 
-static inline __attribute__((always_inline)) row_statistics row_measure(const plx_norm_args *a, const float *x,
-                                                                        const bool layer)
+INLINE row_statistics row_measure(const plx_norm_args *a, const float *x, const bool layer)
 {
     row_statistics s = {0};
     double width = (double)a->width;
@@ -46,8 +45,7 @@ static inline __attribute__((always_inline)) row_statistics row_measure(const pl
     return s;
 }
 
-static inline __attribute__((always_inline)) void norm_rows(const plx_norm_args *a, size_t row, size_t end,
-                                                            const bool layer)
+INLINE void norm_rows(const plx_norm_args *a, size_t row, size_t end, const bool layer)
 {
     const float *weight = a->weight, *bias = a->bias;
     float *mean = a->mean, *rstd = a->rstd;
@@ -101,8 +99,7 @@ typedef struct backward_job {
 } backward_job;
 
 /* With u = (x - mean) r and g = dy w:  dx = r (g - mean(g) - u mean(g u)); rms has no mean(g). */
-static inline __attribute__((always_inline)) void backward_row(const plx_norm_backward_args *a, size_t row,
-                                                               float *dweight, float *dbias, const bool layer)
+INLINE void backward_row(const plx_norm_backward_args *a, size_t row, float *dweight, float *dbias, const bool layer)
 {
     const float *weight = a->weight, *x = (const float *)a->x + row * a->width;
     const float *dy = (const float *)a->dy + row * a->width;

@@ -57,19 +57,18 @@ static void sum_squares_part(void *argument, size_t index, int thread)
     const float *x = job->a->list[t].x;
     size_t i = part * PLX_PART_ELEMENTS, end = plx_part_end(job->a->list[t].count, PLX_PART_ELEMENTS, part);
     vd lanes[AT_ONCE] = {0};
-    for (; i + AT_ONCE * LANES <= end; i += AT_ONCE * LANES)
-        UNROLL for (size_t k = 0; k < AT_ONCE; k++)
+    for (; i + AT_ONCE * VD_LANES <= end; i += AT_ONCE * VD_LANES) UNROLL for (size_t k = 0; k < AT_ONCE; k++)
         {
-            vd value = vd_widen(x + i + k * LANES);
+            vd value = vd_widen(x + i + k * VD_LANES);
             lanes[k] += value * value;
         }
-    for (; i < end; i += LANES) {
+    for (; i < end; i += VD_LANES) {
         vd value = vd_widen_next(x + i, end - i);
         lanes[0] += value * value;
     }
     double sum = 0;
     for (size_t k = 0; k < AT_ONCE; k++)
-        for (size_t lane = 0; lane < LANES; lane++) sum += lanes[k][lane];
+        for (size_t lane = 0; lane < VD_LANES; lane++) sum += lanes[k][lane];
     job->shares[index] = sum;
 }
 

@@ -10,8 +10,6 @@
 #define VECTORS (PLX_PANEL_ROWS / PLX_VW) /* of a panel's rows */
 #define SPREAD_BLOCK ((size_t)640)        /* bytes of a spread panel's block: 16 scales, 16 minima, 512 numbers */
 
-#define INLINE static inline __attribute__((always_inline))
-
 typedef vi vi_unaligned __attribute__((aligned(1), may_alias));
 typedef uint16_t halves __attribute__((vector_size(PLX_VW * 2)));
 typedef halves halves_unaligned __attribute__((aligned(2), may_alias));

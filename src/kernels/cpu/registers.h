@@ -1,11 +1,10 @@
-/* registers.h - what kernels do with blocks of vectors that stay in registers: the multiply-adds of a tile of C, squares
- * turned, lanes summed; and how numbers too small to matter are kept from costing time. */
+/* registers.h - what kernels do with blocks of vectors that stay in registers: the multiply-adds of a tile of C,
+ * squares turned, lanes summed; and how numbers too small to matter are kept from costing time. */
 #ifndef PLX_KERNELS_CPU_REGISTERS_H
 #define PLX_KERNELS_CPU_REGISTERS_H
 
 #include "kernels/cpu/parts.h"
 
-#define INLINE static inline __attribute__((always_inline))
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
 #else

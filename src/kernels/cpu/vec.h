@@ -13,6 +13,9 @@
 #include <immintrin.h>
 #endif
 
+/* For small functions over vectors, and those whose arguments are to be constants. */
+#define INLINE static inline __attribute__((always_inline))
+
 #define PLX_JOIN2(a, b) a##_##b
 #define PLX_JOIN(a, b) PLX_JOIN2(a, b)
 /* The name of an exported function at this level: plx_status PLX_CPU(plx_gelu)(plx_context *, const void *) */
@@ -117,7 +120,7 @@ static inline vf vf_reciprocal(vf x)
 }
 /* 2^x; 0 from about -127 down (AVX-512: denormals where the thread has them), infinity from 128 up, NaN stays NaN.
  * Relative error below 1.6e-7: the polynomial of degree 5 that is best on [0, 1], 7.5e-8 off, in f32. */
-static inline __attribute__((always_inline)) vf vf_exp2(vf x)
+INLINE vf vf_exp2(vf x)
 {
 #if defined(__AVX512DQ__)
     vf f = (vf)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); /* x - floor(x) */

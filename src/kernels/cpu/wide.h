@@ -5,12 +5,7 @@
 
 #include "kernels/cpu/vec.h"
 
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
-
-#define LANES (PLX_VW / 2)
-#define INLINE static inline __attribute__((always_inline))
+#define VD_LANES (PLX_VW / 2)
 
 typedef double vd __attribute__((vector_size(PLX_VW * 4)));
 typedef double vd_unaligned __attribute__((vector_size(PLX_VW * 4), aligned(8), may_alias));
@@ -19,7 +14,7 @@ typedef float vd_narrow __attribute__((vector_size(PLX_VW * 2), aligned(4), may_
 INLINE vd vd_load(const double *p) { return *(const vd_unaligned *)p; }
 INLINE void vd_store(double *p, vd v) { *(vd_unaligned *)p = v; }
 INLINE vd vd_set(double x) { return x - (vd){0}; }
-/* LANES floats as doubles, and back. (gcc 12 takes __builtin_convertvector apart at this length.) */
+/* VD_LANES floats as doubles, and back. (gcc 12 takes __builtin_convertvector apart at this length.) */
 #if defined(__AVX512F__)
 INLINE vd vd_widen(const float *p) { return (vd)_mm512_cvtps_pd(_mm256_loadu_ps(p)); }
 INLINE void vd_narrowed(float *p, vd v) { _mm256_storeu_ps(p, _mm512_cvtpd_ps((__m512d)v)); }
@@ -27,17 +22,18 @@ INLINE void vd_narrowed(float *p, vd v) { _mm256_storeu_ps(p, _mm512_cvtpd_ps((_
 INLINE vd vd_widen(const float *p) { return __builtin_convertvector(*(const vd_narrow *)p, vd); }
 INLINE void vd_narrowed(float *p, vd v) { *(vd_narrow *)p = __builtin_convertvector(v, vd_narrow); }
 #endif
-/* LANES floats as doubles, those from `left` on 0. */
+/* VD_LANES floats as doubles, those from `left` on 0. */
 INLINE vd vd_widen_next(const float *p, size_t left)
 {
-    if (left >= LANES) return vd_widen(p);
-    float part[LANES] = {0};
+    if (left >= VD_LANES) return vd_widen(p);
+    float part[VD_LANES] = {0};
     for (size_t i = 0; i < left; i++) part[i] = p[i];
     return vd_widen(part);
 }
 
-/* The lanes of a and b, one after the other, added in neighbouring pairs. LANES (PLX_VW) vectors folded together in as
- * many rounds as that has doublings are one vector of their sums, each added in the same tree, whichever its place. */
+/* The lanes of a and b, one after the other, added in neighbouring pairs. VD_LANES (PLX_VW) vectors folded together in
+ * as many rounds as that has doublings are one vector of their sums, each added in the same tree, whichever its place.
+ */
 #if PLX_VW == 16
 #define PLX_EVEN_LANES 0, 2, 4, 6, 8, 10, 12, 14
 #define PLX_ODD_LANES 1, 3, 5, 7, 9, 11, 13, 15
@@ -63,9 +59,9 @@ INLINE vf vf_fold(vf a, vf b)
     return __builtin_shufflevector(a, b, PLX_EVEN_WIDE) + __builtin_shufflevector(a, b, PLX_ODD_WIDE);
 }
 /* Lane i: the sum of v[i]'s lanes. v is used up. */
-INLINE vd vd_sums(vd v[LANES])
+INLINE vd vd_sums(vd v[VD_LANES])
 {
-    for (int count = LANES / 2; count > 0; count /= 2)
+    for (int count = VD_LANES / 2; count > 0; count /= 2)
         for (int i = 0; i < count; i++) v[i] = vd_fold(v[2 * i], v[2 * i + 1]);
     return v[0];
 }

@@ -92,10 +92,10 @@ INLINE void look_token(const backward_work *work, size_t n, char *scratch, const
     memcpy(dw, (const float *)args->dw + n * work->components, work->components * sizeof(float));
     multiply(dw, direction, partner, y_f, x_f, rank, padded);
 
-    vd sums[MOST + LANES];
-    double dots[MOST + LANES], y_part = 0, a_part = 0;
+    vd sums[MOST + VD_LANES];
+    double dots[MOST + VD_LANES], y_part = 0, a_part = 0;
     for (size_t k = 0; k < l.count; k++) sums[k] = (vd){0};
-    for (size_t i = 0; i < padded; i += LANES) {
+    for (size_t i = 0; i < padded; i += VD_LANES) {
         vd y_i = vd_widen(y_f + i) * vd_set(length);
         vd_store(y + i, y_i);
         vd_store(da + i, vd_widen(x_f + i) * vd_set(1 / length));
@@ -109,7 +109,7 @@ INLINE void look_token(const backward_work *work, size_t n, char *scratch, const
         if (l.unit[k]) a_part += s * dots[k] / l.squares;
         dots[k] = -l.alpha[k] * along;
     }
-    for (size_t i = 0; i < padded; i += LANES) {
+    for (size_t i = 0; i < padded; i += VD_LANES) {
         vd sum = vd_load(da + i) + vd_set(y_part) * vd_load(y + i) + vd_set(a_part) * vd_load(l.a + i);
         for (size_t k = 0; k < l.count; k++) sum += vd_set(dots[k]) * vd_load(l.b + k * padded + i);
         vd_store(da + i, sum);

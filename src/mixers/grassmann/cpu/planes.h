@@ -21,17 +21,17 @@ typedef struct look {
     const float *before[MOST]; /* z_(t-D) */
     double *a, *b;             /* [padded], [count, padded]: z_t, and b_D of each */
     double squares;            /* |a|^2 */
-    double alpha[MOST + LANES], b_squares[MOST + LANES];
-    double scale[MOST + LANES]; /* 1 / max(|p|, eps) */
-    bool unit[MOST];            /* |p| > eps */
+    double alpha[MOST + VD_LANES], b_squares[MOST + VD_LANES];
+    double scale[MOST + VD_LANES]; /* 1 / max(|p|, eps) */
+    bool unit[MOST];               /* |p| > eps */
 } look;
 
-/* out[i]: the lanes of sums[i], i < count, added up; sums and out have room for LANES more. */
+/* out[i]: the lanes of sums[i], i < count, added up; sums and out have room for VD_LANES more. */
 INLINE void sum_lanes(const vd *sums, size_t count, double *out)
 {
-    for (size_t i = 0; i < count; i += LANES) {
-        vd group[LANES];
-        for (size_t n = 0; n < LANES; n++) group[n] = i + n < count ? sums[i + n] : (vd){0};
+    for (size_t i = 0; i < count; i += VD_LANES) {
+        vd group[VD_LANES];
+        for (size_t n = 0; n < VD_LANES; n++) group[n] = i + n < count ? sums[i + n] : (vd){0};
         vd_store(out + i, vd_sums(group));
     }
 }
@@ -40,17 +40,17 @@ INLINE void sum_lanes(const vd *sums, size_t count, double *out)
  * a . a, so that an exact repeat has alpha = 1. */
 INLINE void look_back(look *l, const float *now, const size_t rank, const size_t padded)
 {
-    vd sums[MOST + LANES];
-    double dots[MOST + 2 * LANES];
+    vd sums[MOST + VD_LANES];
+    double dots[MOST + 2 * VD_LANES];
     sums[0] = (vd){0};
-    for (size_t i = 0; i < padded; i += LANES) {
+    for (size_t i = 0; i < padded; i += VD_LANES) {
         vd a = vd_widen_next(now + i, i < rank ? rank - i : 0);
         vd_store(l->a + i, a);
         sums[0] += a * a;
     }
     for (size_t k = 0; k < l->count; k++) {
         vd sum = {0};
-        for (size_t i = 0; i < padded; i += LANES) {
+        for (size_t i = 0; i < padded; i += VD_LANES) {
             vd z = vd_widen_next(l->before[k] + i, i < rank ? rank - i : 0);
             vd_store(l->b + k * padded + i, z);
             sum += vd_load(l->a + i) * z;
@@ -62,7 +62,7 @@ INLINE void look_back(look *l, const float *now, const size_t rank, const size_t
     for (size_t k = 0; k < l->count; k++) {
         l->alpha[k] = l->squares > 0 ? dots[k + 1] / l->squares : 0;
         vd alpha = vd_set(l->alpha[k]), sum = {0};
-        for (size_t i = 0; i < padded; i += LANES) {
+        for (size_t i = 0; i < padded; i += VD_LANES) {
             vd b = vd_load(l->b + k * padded + i) - alpha * vd_load(l->a + i);
             vd_store(l->b + k * padded + i, b);
             sum += b * b;
@@ -85,7 +85,7 @@ INLINE double wedge_vectors(const look *l, size_t valid, const size_t padded, fl
     double length = l->squares > 0 ? sqrt(l->squares) : 1, weight[MOST];
     for (size_t k = 0; k < l->count; k++) weight[k] = l->scale[k] / (double)valid * length;
     vd shorten = vd_set(1 / length);
-    for (size_t i = 0; i < padded; i += LANES) {
+    for (size_t i = 0; i < padded; i += VD_LANES) {
         vd u = {0};
         for (size_t k = 0; k < l->count; k++) u += vd_set(weight[k]) * vd_load(l->b + k * padded + i);
         vd_narrowed(direction + i, vd_load(l->a + i) * shorten);

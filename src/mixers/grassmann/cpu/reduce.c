@@ -18,7 +18,7 @@
 #define CHUNK ((size_t)32)            /* tokens a piece of parallel work; a multiple of TOKENS */
 #define COLUMNS ((size_t)PLX_VW)      /* two vectors of doubles: of the backward's pieces */
 #define BLOCK ((size_t)64)            /* tokens of the weight gradient's inner product */
-#define STRIDE (DEPTH + LANES)        /* of rows of x: not a power of two, which would put them all in one set of L1 */
+#define STRIDE (DEPTH + VD_LANES)     /* of rows of x: not a power of two, which would put them all in one set of L1 */
 #define INPUT_TOKENS ((size_t)128)    /* tokens a piece of dx */
 
 static inline size_t least(size_t a, size_t b) { return a < b ? a : b; }
@@ -27,7 +27,7 @@ static inline size_t least(size_t a, size_t b) { return a < b ? a : b; }
 INLINE void widen_columns(const float *from, size_t left, double *to)
 {
     vd_store(to, vd_widen_next(from, left));
-    vd_store(to + LANES, vd_widen_next(from + least(left, LANES), left > LANES ? left - LANES : 0));
+    vd_store(to + VD_LANES, vd_widen_next(from + least(left, VD_LANES), left > VD_LANES ? left - VD_LANES : 0));
 }
 
 /* The weight as f32, which holds every 16-bit number: itself, or a copy in `memory`. */
@@ -54,14 +54,14 @@ INLINE void products(const double *x, const float *const w[], size_t depth, doub
 {
     vd sum[TOKENS * PAIR];
     for (size_t n = 0; n < tokens * rows; n++) sum[n] = (vd){0};
-    for (size_t d = 0; d < depth; d += LANES) {
+    for (size_t d = 0; d < depth; d += VD_LANES) {
         vd wide[SINGLE];
         for (size_t j = 0; j < rows; j++) wide[j] = vd_widen_next(w[j] + d, depth - d);
         for (size_t i = 0; i < tokens; i++)
             for (size_t j = 0; j < rows; j++) sum[i * rows + j] += vd_load(x + i * STRIDE + d) * wide[j];
     }
     double each[TOKENS * PAIR];
-    for (size_t n = 0; n < tokens * rows; n += LANES) vd_store(each + n, vd_sums(sum + n));
+    for (size_t n = 0; n < tokens * rows; n += VD_LANES) vd_store(each + n, vd_sums(sum + n));
     for (size_t i = 0; i < tokens; i++)
         for (size_t j = 0; j < rows; j++) sums[i * rank + j] += each[i * rows + j];
 }
@@ -101,7 +101,7 @@ static void forward_tile(const forward_work *work, size_t token, size_t count, d
         size_t depth = least(DEPTH, args->width - from);
         for (size_t i = 0; i < count; i++) {
             const float *row = (const float *)args->x + (token + i) * args->width + from;
-            for (size_t d = 0; d < depth; d += LANES) {
+            for (size_t d = 0; d < depth; d += VD_LANES) {
                 __builtin_prefetch(row + TOKENS * args->width + d); /* of the next tile */
                 vd_store(x + i * STRIDE + d, vd_widen_next(row + d, depth - d));
             }
@@ -160,9 +160,9 @@ INLINE void add_products(const double *left, size_t row, size_t column, const do
 {
     vd sum[TOKENS][2];
     for (size_t i = 0; i < rows; i++)
-        for (size_t h = 0; h < 2; h++) sum[i][h] = vd_load(to + i * COLUMNS + h * LANES);
+        for (size_t h = 0; h < 2; h++) sum[i][h] = vd_load(to + i * COLUMNS + h * VD_LANES);
     for (size_t k = 0; k < depth; k++) {
-        vd low = vd_load(right + k * COLUMNS), high = vd_load(right + k * COLUMNS + LANES);
+        vd low = vd_load(right + k * COLUMNS), high = vd_load(right + k * COLUMNS + VD_LANES);
         for (size_t i = 0; i < rows; i++) {
             vd factor = vd_set(left[i * row + k * column]);
             sum[i][0] += factor * low;
@@ -170,7 +170,7 @@ INLINE void add_products(const double *left, size_t row, size_t column, const do
         }
     }
     for (size_t i = 0; i < rows; i++)
-        for (size_t h = 0; h < 2; h++) vd_store(to + i * COLUMNS + h * LANES, sum[i][h]);
+        for (size_t h = 0; h < 2; h++) vd_store(to + i * COLUMNS + h * VD_LANES, sum[i][h]);
 }
 
 static void add_all_products(const double *left, size_t row, size_t column, const double *right, size_t depth,
