@@ -70,6 +70,7 @@ static void test_recipe_errors(void **state)
         {TINY_TASK "out: x\n", "model.max_position_embeddings=8", {"model.max_position_embeddings", "32"}},
         {TINY_TASK "out: x\n", "model.num_attention_heads=3", {"num_attention_heads", "3", "16"}},
         {TINY_TASK "out: x\n", "model.layers=[]", {"layers"}},
+        {TINY_TASK "out: x\n", "model.hidden_size=-1", {"model.hidden_size"}},
         {TINY_TASK "out: x\n", "model.layers=[{mixer: attention, repeat: 0}]", {"repeat"}},
         {TINY_TASK "out: x\n",
          "model.layers=[{mixer: attention, repeat: 4000}, {mixer: attention, repeat: 4000}]",

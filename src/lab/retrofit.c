@@ -142,10 +142,12 @@ static plx_status replace_layer(retrofit *made, json_t *layers, size_t index)
     const char *name = json_string_value(json_object_get(object, "mixer"));
     const plx_mixer *mixer = name != NULL ? plx_mixer_find(name) : NULL;
     const char *why = "a layer of this kind computes something else from the start";
-    if (mixer == NULL)
-        return plx_fail(made->context, PLX_ERROR_VALUE,
-                        "layer %zu: there is no mixer '%.60s'; plexus --help names them", index,
-                        name != NULL ? name : "");
+    if (mixer == NULL) {
+        char names[PLX_MIXER_NAMES];
+        plx_mixer_names(names);
+        return plx_fail(made->context, PLX_ERROR_VALUE, "layer %zu: there is no mixer '%.60s'; there are %s", index,
+                        name != NULL ? name : "", names);
+    }
     if (keep_shape(object, old) != 0) return out_of_memory(made);
     if (mixer->begin_as != NULL && mixer->begin_as(object, old, &layer->shape, &why) != 0) return out_of_memory(made);
     made->exact[index] = why == NULL;

@@ -69,5 +69,7 @@ typedef struct plx_mixer {
 
 extern const plx_mixer *const plx_mixers[]; /* ended by NULL */
 const plx_mixer *plx_mixer_find(const char *name); /* NULL when unknown */
+#define PLX_MIXER_NAMES 256
+void plx_mixer_names(char names[PLX_MIXER_NAMES]); /* of all, for messages: "attention, nexus" */
 
 #endif

@@ -161,12 +161,11 @@ static plx_status read_layer(plx_keys *keys, plx_context *context, plx_config *c
 {
     plx_layer *layer = &config->layers[index];
     const char *name = NULL;
-    char names[256] = "";
+    char names[PLX_MIXER_NAMES];
     PLX_TRY(read_shape(keys, config, &layer->shape));
     layer->shape.layer = index;
     PLX_TRY(plx_keys_string(keys, "mixer", &name));
-    for (size_t i = 0; plx_mixers[i] != NULL; i++)
-        snprintf(names + strlen(names), sizeof names - strlen(names), "%s%s", i > 0 ? ", " : "", plx_mixers[i]->name);
+    plx_mixer_names(names);
     if (name == NULL) return plx_keys_fail(keys, NULL, "the key 'mixer' is missing; it is one of %s", names);
     layer->mixer = plx_mixer_find(name);
     if (layer->mixer == NULL)
@@ -210,7 +209,7 @@ plx_status plx_config_parse(plx_context *context, const plx_node *root, plx_conf
 {
     plx_keys keys;
     *config = (plx_config){.bos_token_id = -1, .eos_token_id = -1};
-    plx_status status = plx_keys_open(&keys, context, root, "config");
+    plx_status status = plx_keys_open(&keys, context, root, root->key != NULL ? root->key : "config");
     if (status == PLX_OK) status = read_top(&keys, config);
     if (status == PLX_OK) status = read_layers(&keys, context, config);
     if (status == PLX_OK) status = plx_keys_close(&keys);

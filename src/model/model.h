@@ -55,7 +55,8 @@ typedef struct plx_config {
 
 /* The keys that a layer's object may hold whatever its mixer, ended by NULL. */
 extern const char *const plx_layer_shape_keys[];
-/* Reads a config (a tree of config.json). On failure nothing is left behind. */
+/* Reads a config (a tree of config.json); messages say "model.x" where the root's key is "model", else "config.x". On
+ * failure nothing is left behind. */
 plx_status plx_config_parse(plx_context *context, const plx_node *root, plx_config *config);
 /* Every key, resolved, as JSON; NULL when memory is short. */
 json_t *plx_config_describe(const plx_config *config);

@@ -148,7 +148,7 @@ static plx_status build_config(const plx_recipe *recipe, plx_node **result)
                              positions, data->sequence_length);
     }
 
-    plx_node *config = make_node(context, PLX_NODE_MAP, NULL, NULL, section);
+    plx_node *config = make_node(context, PLX_NODE_MAP, "model", NULL, section); /* the name in messages */
     if (config == NULL) return PLX_ERROR_MEMORY;
     config->file = plx_strdup(context, section->file != NULL ? section->file : recipe->path); /* a root owns its file */
     if (config->file == NULL) { status = PLX_ERROR_MEMORY; goto done; }
