@@ -95,9 +95,26 @@ static void ahead_set(ahead *a, const desk *x, const squares *s, size_t number)
               (planes){{x->v + k, 16 * depth, TILE}, STRIP * depth}, 0, depth / 32, to + STRIP * STRIP, STRIP, false);
 }
 
-/* P and dS of a square, in all their forms, while the next one is multiplied. */
+/* P of two rows, in pairs, and as numbers; of one term by the table of powers.h, where forward did so as well. */
+INLINE void make_pairs(const vf scores[2], const float *lse, float scale, const bool table, const bool scaled, vf p[2],
+                       vi pairs[OPERAND_TERMS])
+{
+    if (table) {
+        pairs[0] = powers_paired(scores[0] + lse[0], scores[1] + lse[1]);
+        p[0] = powers_low(pairs[0]);
+        p[1] = powers_high(pairs[0]);
+        return;
+    }
+    for (size_t row = 0; row < 2; row++)
+        p[row] =
+            operand_exp2(scaled ? (scores[row] + (lse[row] - POWERS_ONE)) * scale : scores[row] * scale - lse[row]);
+    pair_rows(p[0], p[1], pairs);
+}
+
+/* P and dS of a square, in all their forms, while the next one is multiplied. With `seen`, 0 where a query does not see
+ * the key. */
 INLINE void make_weights(plx_tiles *tiles, const desk *x, size_t i, size_t j, const float *s, const bool seen,
-                         ahead *next)
+                         const bool table, ahead *next)
 {
     const float *change = s + STRIP * STRIP;
     for (size_t r = 0; r < STRIP; r += 2, s += 2 * STRIP, change += 2 * STRIP) {
@@ -105,20 +122,19 @@ INLINE void make_weights(plx_tiles *tiles, const desk *x, size_t i, size_t j, co
         go_ahead(tiles, next, next->total * (r + 2) / STRIP);
         if (x->soon != NULL && r % (STRIP / SOON_TURNS) == 0) soon_fetch(x->soon);
         for (size_t side = 0; side < 2; side++) {
+            const size_t at = i * STRIP + r, to = ((2 * j + side) * STRIPS + i) * TILE + r * 16;
+            const vf scores[2] = {vf_load(s + side * 16), vf_load(s + STRIP + side * 16)};
             vf p[2], ds[2];
+            vi p_pairs[OPERAND_TERMS], see[2];
+            make_pairs(scores, x->lse + at, x->scale, table && !seen, table, p, p_pairs);
             for (size_t row = 0; row < 2; row++) {
-                const size_t at = i * STRIP + r + row, from = row * STRIP + side * 16;
-                p[row] = operand_exp2(vf_load(s + from) * x->scale - x->lse[at]);
-                ds[row] = p[row] * (vf_load(change + from) - x->delta[at]);
-                if (seen) {
-                    vi see = keys_seen(x->key + (int64_t)(j * STRIP + side * 16), x->first[at], x->last[at]);
-                    p[row] = vf_select(see, p[row], vf_set(0.0f));
-                    ds[row] = vf_select(see, ds[row], vf_set(0.0f));
-                }
+                ds[row] = p[row] * (vf_load(change + row * STRIP + side * 16) - x->delta[at + row]);
+                if (!seen) continue;
+                see[row] = keys_seen(x->key + (int64_t)(j * STRIP + side * 16), x->first[at + row], x->last[at + row]);
+                p[row] = vf_select(see[row], p[row], vf_set(0.0f));
+                ds[row] = vf_select(see[row], ds[row], vf_set(0.0f));
             }
-            const size_t to = ((2 * j + side) * STRIPS + i) * TILE + r * 16;
-            vi p_pairs[OPERAND_TERMS];
-            pair_rows(p[0], p[1], p_pairs);
+            if (seen) pair_rows(p[0], p[1], p_pairs);
             pair_rows(ds[0], ds[1], pairs[side]);
             UNROLL for (int term = 0; term < OPERAND_TERMS; term++)
             {
@@ -137,6 +153,9 @@ INLINE void make_weights(plx_tiles *tiles, const desk *x, size_t i, size_t j, co
     }
 }
 
+/* Whether all lse of a strip's queries are, and so all scores that they see: finite, or - infinity. */
+static bool finite_strip(const float *lse) { return vf_sum((vf_load(lse) + vf_load(lse + 16)) * 0.0f) == 0; }
+
 static void make_square(plx_tiles *tiles, const desk *x, const squares *s, size_t number)
 {
     const size_t i = s->query[number], j = s->key[number];
@@ -145,10 +164,16 @@ static void make_square(plx_tiles *tiles, const desk *x, const squares *s, size_
     ahead_clear(&next);
     if (number + 1 < s->count) ahead_set(&next, x, s, number + 1);
     const float *from = x->s + number % 2 * 2 * STRIP * STRIP;
-    if (key >= x->sights[i].all_begin && key + STRIP <= x->sights[i].all_end)
-        make_weights(tiles, x, i, j, from, false, &next);
+    const bool all = key >= x->sights[i].all_begin && key + STRIP <= x->sights[i].all_end;
+    const bool table = by_table(x->depth);
+    if (table && all && finite_strip(x->lse + i * STRIP))
+        make_weights(tiles, x, i, j, from, false, true, &next);
+    else if (table)
+        make_weights(tiles, x, i, j, from, true, true, &next);
+    else if (all)
+        make_weights(tiles, x, i, j, from, false, false, &next);
     else
-        make_weights(tiles, x, i, j, from, true, &next);
+        make_weights(tiles, x, i, j, from, true, false, &next);
 }
 
 /* c [depth][BLOCK] += left weights, left being components of queries. */
@@ -220,7 +245,7 @@ static void write_keys(const work *w, size_t head, size_t block, const float *su
     for (size_t side = 0; side < 2; side++) {
         float *to = (float *)(side == 0 ? a->dk : a->dv) + ((head / G * T + block * BLOCK) * G + head % G) * d;
         const float *from = sums + (block * 2 + side) * w->depth * BLOCK;
-        vf factor = vf_set(side == 0 ? (float)a->scale : 1.0f);
+        vf factor = vf_set(side == 0 ? gradient_scale(a->scale, w->depth) : 1.0f);
         for (size_t key = 0; key < count; key += 16)
             for (size_t c = 0; c < d; c += 16) {
                 vf square[16];
@@ -334,11 +359,12 @@ static bool soon_set(soon *s, const work *w, size_t head)
     const plx_attention_backward_args *a = w->a;
     const size_t T = a->sequence.length, G = a->kv_heads, b = head / G, g = head % G, d = a->head_dim;
     const size_t width = a->heads / G * d, queries = (b * T * G + g) * width, keys = (b * T * G + g) * d;
-    soon_begin(s, w->strips);
+    soon_begin(s);
     if (head >= a->sequence.rows * G || 4 * T * (width + d) > NEAR_NEXT) return false;
     const void *of_queries[] = {a->dout, a->out, a->q, a->dq}, *of_keys[] = {a->k, a->v, a->dk, a->dv};
     for (size_t i = 0; i < 4; i++) soon_add(s, of_queries[i], queries, T, width, G * width, i == 3);
     for (size_t i = 0; i < 4; i++) soon_add(s, of_keys[i], keys, T, d, G * d, i >= 2);
+    soon_pace(s, w->strips * (w->strips + 1) / 2 * SOON_TURNS); /* without a window, all squares */
     return true;
 }
 
@@ -351,7 +377,7 @@ static void backward_job(void *argument, size_t index, int thread)
     const size_t from = chunk_begin(w, chunk), to = chunk_begin(w, chunk + 1), b = head / G;
     float *key_sums = w->key_sums + (w->parts > 1 ? head * w->parts + part : (size_t)thread) * key_floats(w);
     char *scratch = w->scratch + (size_t)thread * w->scratch_each;
-    desk x = {.p = (uint16_t *)scratch, .scale = (float)(a->scale * LOG2_E), .depth = w->depth};
+    desk x = {.p = (uint16_t *)scratch, .scale = product_scale(a->scale, w->depth), .depth = w->depth};
     x.ds = x.p + OPERAND_TERMS * WEIGHTS;
     x.ds_rows = x.ds + OPERAND_TERMS * WEIGHTS;
     x.s = (float *)(x.ds_rows + OPERAND_TERMS * WEIGHTS);

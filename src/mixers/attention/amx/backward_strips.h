@@ -20,10 +20,11 @@ typedef struct work {
     size_t parts, chunks;
     sight *sights;         /* [rows][strips] */
     int32_t *first, *last; /* [rows][strips * STRIP] */
-    float *lse, *delta;    /* [rows and heads][strips * STRIP]; lse times log2 e */
-    float *key_sums;       /* [jobs or threads][blocks][2: k, v][depth][BLOCK] */
-    float *query_sums;     /* [chunks, rows, heads] or [threads], of [strips *
-                              STRIP][depth] */
+    float *lse, *delta; /* [rows and heads][strips * STRIP]; lse times log2 e; of one term what is added to scores for
+                           powers.h */
+    float *key_sums;    /* [jobs or threads][blocks][2: k, v][depth][BLOCK] */
+    float *query_sums;  /* [chunks, rows, heads] or [threads], of [strips *
+                           STRIP][depth] */
     char *scratch;
     size_t scratch_each;
     float *strip; /* [threads][2][heads together][STRIP * strip_row(depth)] */
@@ -93,7 +94,8 @@ static void find_part_deltas(const work *w, const part p, int thread)
         for (size_t t = 0; t < STRIP; t++) {
             const size_t token = p.strip * STRIP + t;
             float lse = token < T ? ((const float *)a->lse)[(p.b * T + token) * H + p.head + i] : 0.0f;
-            w->lse[at + t] = (float)(lse * LOG2_E);
+            w->lse[at + t] =
+                by_table(w->depth) ? (float)(POWERS_ONE - lse * LOG2_E * POWERS_STEPS) : (float)(lse * LOG2_E);
         }
     }
 }
@@ -120,11 +122,12 @@ static void pack_queries(const work *w, size_t b, size_t h, size_t block, float 
     for (size_t i = 0; i < STRIPS; i++, to += strip_numbers(w->depth)) {
         const part p = {b, block * STRIPS + i, h, 1};
         read_part(w, &p, w->a->q, H, strip);
+        scale_queries(strip, w->depth, w->a->scale);
         pack_tokens(strip, w->depth, false, to + BLOCK_Q * each);
-        pack_components(strip, w->depth, true, true, to + BLOCK_Q_TURNED * each);
+        pack_components(strip, w->depth, true, IN_ORDER, to + BLOCK_Q_TURNED * each);
         read_part(w, &p, w->a->dout, H, strip);
         pack_tokens(strip, w->depth, false, to + BLOCK_DOUT * each);
-        pack_components(strip, w->depth, true, true, to + BLOCK_DOUT_TURNED * each);
+        pack_components(strip, w->depth, true, IN_ORDER, to + BLOCK_DOUT_TURNED * each);
     }
 }
 
@@ -135,7 +138,7 @@ static void pack_keys(const work *w, size_t b, size_t g, size_t block, float *st
         const part p = {b, block * STRIPS + i, g, 1};
         read_part(w, &p, w->a->k, G, strip);
         pack_tokens(strip, w->depth, true, to + BLOCK_K * each);
-        pack_components(strip, w->depth, false, false, to + BLOCK_K_ROWS * each);
+        pack_components(strip, w->depth, false, BY_HALVES, to + BLOCK_K_ROWS * each);
         read_part(w, &p, w->a->v, G, strip);
         pack_tokens(strip, w->depth, true, to + BLOCK_V * each);
     }

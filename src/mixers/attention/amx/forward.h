@@ -8,33 +8,28 @@
  *                                  being multiplied meanwhile
  *     O[32 q][d] += P V            four tiles of O at a time, while P of the next 32 queries is made
  *
+ * Of one term and heads of 128 and more O += P V of a tile of keys follows its last P (at_once), P comes from the table
+ * of powers.h, with m = 0 where norms bound the scores, and its own sums are made beside O += P V.
+ *
  * q, k, v and P are operands, of one or three terms (operands.h); S, O and the sums of P are f32. */
 #ifndef PLX_MIXERS_ATTENTION_AMX_FORWARD_H
 #define PLX_MIXERS_ATTENTION_AMX_FORWARD_H
 
-#include "mixers/attention/amx/operands.h"
-#include "mixers/attention/amx/soon.h"
+#include "mixers/attention/amx/desk.h"
 
-#define ROWS 32    /* queries of a desk */
-#define DESKS 8    /* of a job, at most */
-#define STEP STRIP /* keys of a step */
-#define KEYS 256   /* keys between two visits to O */
-#define P_PLANE (ROWS * KEYS)
-/* Steps whose P V is added to O at a time: they must be many for the loads and stores of O not to count, and few for
- * products to go with all the vectors' work. */
-#define PIECE (OPERAND_TERMS == 1 ? KEYS / STEP : 2)
-#define MOST_SUM 1e18f
+#define DESKS 8 /* of a job, at most */
 #define ENOUGH_JOBS 16
-#define NEAR                                                                                                           \
-    (1 << 18) /* numbers of K and V as operands that stay in 2 MB of L2 beside all else, and of the next job           \
-               */
+/* Numbers of K and V as operands that stay in 2 MB of L2 beside all else, and of the next job. */
+#define NEAR (1 << 18)
 
 typedef struct work {
     const plx_attention_args *a;
     size_t blocks, steps; /* of queries a row and head; of keys a row and head, at most */
     size_t depth;         /* d, up to a multiple of 32 */
+    bool at_once;         /* as a desk's */
     bool near;            /* a job has all queries of a head and makes K and V into operands */
     uint16_t *operands;   /* [row and head, or thread][2: K, V][step]: K in 2 x depth / 32 tiles, V in depth / 16 */
+    float *norms;         /* [row and head, or thread][step]: bounds for squares of keys' norms, of one term */
     size_t desks;         /* of a job */
     float *strips;        /* [threads][heads together][STRIP * strip_row(depth)] */
     size_t strips_each;
@@ -75,12 +70,20 @@ static void pack_step(const work *w, size_t b, size_t g, size_t count, size_t st
         values[i] = held ? (const float *)a->values.data + plx_history_index(&a->values, b, key + i) + g * d : NULL;
     }
     read_strips(keys, count, d, w->depth, strips);
-    for (size_t i = 0; i < count; i++)
-        pack_tokens(strips + i * strip_floats(w->depth), w->depth, true, operands_at(w, place + i) + at);
+    for (size_t i = 0; i < count; i++) {
+        const float *strip = strips + i * strip_floats(w->depth);
+        pack_tokens(strip, w->depth, true, operands_at(w, place + i) + at);
+        if (w->at_once) w->norms[(place + i) * w->steps + step] = norm_bound(strip, w->depth);
+    }
     read_strips(values, count, d, w->depth, strips);
-    for (size_t i = 0; i < count; i++)
-        pack_components(strips + i * strip_floats(w->depth), w->depth, false, ROWS_IN_ORDER,
-                        operands_at(w, place + i) + w->steps * strip_numbers(w->depth) + at);
+    for (size_t i = 0; i < count; i++) {
+        const float *strip = strips + i * strip_floats(w->depth);
+        uint16_t *to = operands_at(w, place + i) + w->steps * strip_numbers(w->depth) + at;
+        if (w->at_once)
+            pack_components(strip, w->depth, false, BY_FOURS, to);
+        else
+            pack_components(strip, w->depth, false, OPERAND_TERMS == 1 ? IN_ORDER : BY_HALVES, to);
+    }
 }
 
 static size_t history_steps(const plx_attention_args *a, size_t b)
@@ -100,142 +103,41 @@ static void pack_job(void *argument, size_t index, int thread)
         pack_step(w, b, g, count, step, b * G + g, w->strips + (size_t)thread * w->strips_each);
 }
 
-static void soon_set(soon *s, const work *w, size_t head)
+/* Queries of a head: a group's, token by token. */
+static size_t head_queries(const plx_attention_args *a) { return a->sequence.length * (a->heads / a->kv_heads); }
+
+/* The tokens from the first query of a block to the first of the next. */
+static size_t block_token(const work *w, size_t block)
+{
+    const size_t from = block * w->desks * ROWS, all = head_queries(w->a);
+    return (from < all ? from : all) / (w->a->heads / w->a->kv_heads);
+}
+
+/* Steps of keys that queries before a block see, with those of their own token; all where there is no such block. */
+static size_t steps_before(const work *w, size_t b, size_t block)
+{
+    if (block == 0) return 0;
+    if (block >= w->blocks) return history_steps(w->a, b);
+    int64_t past = w->a->sequence.past != NULL ? w->a->sequence.past[b] : 0;
+    return (size_t)(past + (int64_t)block_token(w, block) - history_begin(w->a, b)) / STEP + 1;
+}
+
+/* What a block reads and writes, besides keys that blocks before it have read. */
+static void soon_set(soon *s, const work *w, size_t head, size_t block)
 {
     const plx_attention_args *a = w->a;
     const size_t T = a->sequence.length, G = a->kv_heads, b = head / G, g = head % G, d = a->head_dim;
-    const size_t width = a->heads / G * d, keys = (size_t)(history_end(a, b) - history_begin(a, b));
-    const size_t queries = (b * T * G + g) * width;
-    soon_begin(s, w->steps);
-    soon_add(s, a->out, queries, T, width, G * width, true);
-    soon_add(s, a->q, queries, T, width, G * width, false);
-    soon_add(s, a->keys.data, plx_history_index(&a->keys, b, history_begin(a, b)) + g * d, keys, d, a->keys.width,
-             false);
-    soon_add(s, a->values.data, plx_history_index(&a->values, b, history_begin(a, b)) + g * d, keys, d, a->values.width,
-             false);
-}
-
-/* ---- a desk ---- */
-
-/* 32 queries of a job and what they have summed. */
-typedef struct desk {
-    uint16_t *q;  /* [2][depth / 32] tiles */
-    float *out;   /* [32][depth] */
-    vf sum[ROWS]; /* lane by lane */
-    float top[ROWS];
-    int32_t first[ROWS], last[ROWS];
-    size_t query[ROWS], count;
-    int64_t begin, end, all_begin, all_end; /* as in cpu/tiles.h */
-    bool topped;                            /* top is set */
-    float scale;
-} desk;
-
-/* s = Q K^T of a step of keys. */
-INLINE void add_scores(ahead *a, const desk *x, const uint16_t *k, size_t depth, float *s)
-{
-    ahead_add(a, (planes){{x->q, 16 * depth, TILE}, STRIP * depth}, (planes){{k, 16 * depth, TILE}, STRIP * depth}, 0,
-              depth / 32, s, STEP, false);
-}
-
-/* out += P V of steps from .. to - 1 of a tile, in pieces: `done` of `count`. */
-typedef struct values {
-    float *out;
-    const uint16_t *p, *v; /* of the tile's first step */
-    size_t depth, from, to;
-    size_t done, count;
-} values;
-
-static size_t pieces(const values *y) { return (y->to - y->from + PIECE - 1) / PIECE; } /* of 32 components */
-
-/* Up to `count` more pieces. */
-static void add_values(ahead *a, values *y, size_t count)
-{
-    const size_t each = pieces(y), depth = y->depth;
-    for (; count > 0 && y->done < y->count && a->count < AHEAD_MOST; count--, y->done++) {
-        const size_t c = y->done / each * 32, step = y->from + y->done % each * PIECE;
-        ahead_add(a, (planes){{y->p, KEYS / STEP * TILE, TILE}, P_PLANE},
-                  (planes){{y->v + c / 16 * TILE, TILE, strip_numbers(depth)}, STRIP * depth}, step,
-                  y->to - step < PIECE ? y->to - step : PIECE, y->out + c, depth, true);
-    }
-}
-
-/* P of a step from its scores, to the tiles from `to` on, with `next` products meanwhile. With `seen`, 0 where a query
- * does not see the key. */
-INLINE void make_probabilities(plx_tiles *tiles, desk *x, const float *s, uint16_t *to, int64_t key, const bool seen,
-                               ahead *next, soon *soon)
-{
-    for (int row = 0; row < ROWS; row++, s += STEP) {
-        if (row % 4 == 0) {
-            go_ahead(tiles, next, next->total * ((size_t)row + 4) / ROWS);
-            if (soon != NULL) soon_fetch(soon);
-        }
-        vf left = operand_exp2(vf_load(s) * x->scale - x->top[row]);
-        vf right = operand_exp2(vf_load(s + 16) * x->scale - x->top[row]);
-        if (seen) {
-            left = vf_select(keys_seen(key, x->first[row], x->last[row]), left, vf_set(0.0f));
-            right = vf_select(keys_seen(key + 16, x->first[row], x->last[row]), right, vf_set(0.0f));
-        }
-        vi rows[OPERAND_TERMS];
-        free_rows(left, right, rows);
-        uint16_t *p = to + (size_t)(row / 16) * (KEYS / STEP) * TILE + row % 16 * 32;
-        UNROLL for (int i = 0; i < OPERAND_TERMS; i++) memcpy(p + i * P_PLANE, &rows[i], sizeof rows[i]);
-        x->sum[row] += left + right;
-    }
-}
-
-/* By how much scores exceed the tops, lane by lane, at least 0. */
-static void find_rise(const desk *x, const float *s, int64_t key, vf *rise)
-{
-    for (int row = 0; row < ROWS; row++)
-        for (int side = 0; side < 2; side++) {
-            vf more = vf_load(s + STEP * row + 16 * side) * x->scale - x->top[row];
-            vi see = keys_seen(key + 16 * side, x->first[row], x->last[row]);
-            rise[row] = vf_max(vf_select(see, more, vf_set(0.0f)), rise[row]);
-        }
-}
-
-/* The first tops: the scores with the queries' own tokens, of those that are in this step of keys. */
-static void own_tops(desk *x, const float *s, int64_t key)
-{
-    for (size_t row = 0; row < ROWS; row++) {
-        int64_t own = x->last[row] - key;
-        if (own >= 0 && own < STEP) x->top[row] = s[row * STEP + (size_t)own] * x->scale;
-    }
-    x->topped = true;
-}
-
-static void take_step(plx_tiles *tiles, desk *x, const float *s, uint16_t *p, int64_t key, ahead *next, soon *soon)
-{
-    if (!x->topped) own_tops(x, s, key);
-    if (key >= x->all_begin && key + STEP <= x->all_end)
-        make_probabilities(tiles, x, s, p, key, false, next, soon);
-    else
-        make_probabilities(tiles, x, s, p, key, true, next, soon);
-}
-
-/* All bits set in lanes whose sums are too large, or not numbers. */
-INLINE vi beyond(vf sum) { return ~(vi)(sum < vf_set(MOST_SUM)); }
-
-static bool any(vi mask)
-{
-    for (int i = 0; i < 16; i++)
-        if (mask[i] != 0) return true;
-    return false;
-}
-
-/* Tops rise to the largest scores for queries whose sums got too large; what
- * they had summed before shrinks. */
-static void raise_tops(desk *x, const vf *before, const vf *by, size_t depth)
-{
-    for (int row = 0; row < ROWS; row++) {
-        bool over = any(beyond(x->sum[row]));
-        x->sum[row] = before[row];
-        if (!over) continue;
-        float rise = vf_top(by[row]), factor = exp2f(-rise);
-        x->top[row] += rise;
-        x->sum[row] *= factor;
-        for (size_t c = 0; c < depth; c++) x->out[(size_t)row * depth + c] *= factor;
-    }
+    const size_t width = a->heads / G * d, from = block_token(w, block), count = block_token(w, block + 1) - from;
+    const size_t queries = ((b * T + from) * G + g) * width;
+    const int64_t key = history_begin(a, b) + (int64_t)(steps_before(w, b, block) * STEP);
+    const int64_t end = history_begin(a, b) + (int64_t)(steps_before(w, b, block + 1) * STEP);
+    const size_t keys = (size_t)((end < history_end(a, b) ? end : history_end(a, b)) - key);
+    soon_begin(s);
+    soon_add(s, a->out, queries, count, width, G * width, true);
+    soon_add(s, a->q, queries, count, width, G * width, false);
+    if (end <= key) return;
+    soon_add(s, a->keys.data, plx_history_index(&a->keys, b, key) + g * d, keys, d, a->keys.width, false);
+    soon_add(s, a->values.data, plx_history_index(&a->values, b, key) + g * d, keys, d, a->values.width, false);
 }
 
 /* A tile of keys; k, v: of its first step. */
@@ -333,20 +235,40 @@ static void take_tile(bench *e, const tile *t, desk *x, const tile *after_tile, 
     take_steps(e, t, x, p, after_tile, after);
     vi over = {0};
     for (int row = 0; row < ROWS; row++) over |= beyond(x->sum[row]);
-    if (any(over)) take_again(e, t, x, p, before);
+    if (!x->bounded && any(over)) take_again(e, t, x, p, before);
     e->values =
         (values){.out = x->out, .p = p, .v = t->v, .depth = e->depth, .from = tile_from(t, x), .to = tile_to(t, x)};
-    e->values.count = e->depth / 32 * pieces(&e->values);
+    if (x->at_once) {
+        const int64_t begin = x->all_begin - t->key, end = x->all_end - t->key;
+        const size_t from = begin > 0 ? (size_t)(begin + STEP - 1) / STEP : 0;
+        const size_t to = end > KEYS ? KEYS / STEP : end > 0 ? (size_t)end / STEP : 0;
+        add_all_values(e->tiles, x, &e->values, from, x->bounded ? to : 0);
+    } else
+        e->values.count = e->depth / 32 * pieces(&e->values);
+}
+
+/* Whether scores of the queries in `strip` with the keys that they see, from first_key on with these norms, are
+ * bounded.
+ */
+static void bound_scores(desk *x, const work *w, int64_t first_key, const float *norms, const float *strip)
+{
+    float most = 0;
+    for (size_t step = (size_t)(x->begin - first_key) / STEP; (int64_t)(step * STEP) < x->end - first_key; step++)
+        if (norms[step] > most) most = norms[step];
+    const float limit = MOST_SCORE * POWERS_STEPS;
+    x->bounded = most * norm_bound(strip, w->depth) < limit * limit; /* not where one is no number */
 }
 
 /* The queries' operands and the keys that they see. */
-static void desk_set(desk *x, const work *w, size_t b, size_t g, size_t from, float *strip)
+static void desk_set(desk *x, const work *w, size_t b, size_t g, size_t from, const float *norms, float *strip)
 {
     const plx_attention_args *a = w->a;
     const size_t T = a->sequence.length, d = a->head_dim, group = a->heads / a->kv_heads;
     const float *rows[ROWS];
     x->count = T * group - from < ROWS ? T * group - from : ROWS;
-    x->scale = (float)(a->scale * LOG2_E);
+    x->bounded = false;
+    x->at_once = w->at_once;
+    x->scale = product_scale(a->scale, w->depth);
     x->begin = x->all_end = INT32_MAX;
     x->end = x->all_begin = 0;
     size_t t = from / group, h = from % group;
@@ -367,7 +289,10 @@ static void desk_set(desk *x, const work *w, size_t b, size_t g, size_t from, fl
         rows[row] = (const float *)a->q + x->query[row] * d;
     }
     read_strips(rows, 1, d, w->depth, strip);
+    scale_queries(strip, w->depth, a->scale);
+    if (w->at_once) bound_scores(x, w, history_begin(a, b), norms, strip);
     pack_tokens(strip, w->depth, false, x->q);
+    memset(x->top, 0, sizeof x->top);
     memset(x->sum, 0, sizeof x->sum);
     memset(x->out, 0, ROWS * w->depth * sizeof *x->out);
 }
@@ -378,8 +303,8 @@ static void first_tops(const bench *e, desk *x, const uint16_t *k, int64_t base)
 {
     const int64_t from = (x->last[0] - base) / STEP, to = (x->last[ROWS - 1] - base) / STEP;
     float *s = e->s + 2 * ROWS * STEP;
-    x->topped = false;
-    for (int64_t step = from; step <= to && from != to; step++) {
+    x->topped = x->bounded;
+    for (int64_t step = from; step <= to && from != to && !x->bounded; step++) {
         scores_now(e, x, k + (size_t)step * strip_numbers(e->depth), s);
         own_tops(x, s, base + step * STEP);
     }
@@ -433,15 +358,14 @@ static bool next_visit(const desk *x, size_t desks, tile *t, size_t *number, int
     }
 }
 
-/* A block of queries of a head. operands: the head's. */
-static void take_block(plx_tiles *tiles, const work *w, size_t head, size_t block, const uint16_t *operands, int thread,
-                       soon *soon)
+/* A block of queries of a head, whose keys and values are at `place`. */
+static void take_block(plx_tiles *tiles, const work *w, size_t head, size_t block, size_t place, int thread, soon *soon)
 {
     const plx_attention_args *a = w->a;
     const size_t from = block * w->desks * ROWS, depth = w->depth, tile_numbers = KEYS / STEP * strip_numbers(depth);
-    const size_t all = a->sequence.length * (a->heads / a->kv_heads);
+    const size_t all = head_queries(a);
     const size_t desks = all - from < w->desks * ROWS ? (all - from + ROWS - 1) / ROWS : w->desks;
-    const uint16_t *k = operands, *v = k + w->steps * strip_numbers(depth);
+    const uint16_t *k = operands_at(w, place), *v = k + w->steps * strip_numbers(depth);
     const int64_t base = history_begin(a, head / a->kv_heads);
     bench e = {.tiles = tiles, .depth = depth, .soon = soon};
     e.s = (float *)(w->scratch + (size_t)thread * w->scratch_each);
@@ -449,14 +373,17 @@ static void take_block(plx_tiles *tiles, const work *w, size_t head, size_t bloc
     float *memory = e.s + SHARED_FLOATS;
     desk x[DESKS];
     int64_t end = 0;
+    size_t squares = 0;
     for (size_t i = 0; i < desks; i++, memory += desk_floats(depth)) {
         x[i].out = memory;
         x[i].q = (uint16_t *)(x[i].out + ROWS * depth);
-        desk_set(&x[i], w, head / a->kv_heads, head % a->kv_heads, from + i * ROWS,
+        desk_set(&x[i], w, head / a->kv_heads, head % a->kv_heads, from + i * ROWS, w->norms + place * w->steps,
                  w->strips + (size_t)thread * w->strips_each);
         first_tops(&e, &x[i], k, base);
         if (x[i].end > end) end = x[i].end;
+        squares += (size_t)(x[i].end - x[i].begin) / STEP;
     }
+    if (soon != NULL) soon_pace(soon, squares * SOON_TURNS);
     const size_t last = (size_t)(end - 1 - base) / KEYS;
     tile now = {base + (int64_t)(last * KEYS), k + last * tile_numbers, v + last * tile_numbers}, next = now;
     size_t number = 0, next_number = (size_t)-1;
@@ -482,17 +409,18 @@ static void forward_job(void *argument, size_t index, int thread)
     plx_tiles registers, *tiles = &registers;
     plx_tiles_begin(tiles);
     if (w->near) {
-        const size_t G = w->a->kv_heads, b = index / G, place = (size_t)thread;
-        soon next;
-        for (size_t step = 0; step < history_steps(w->a, b); step++)
-            pack_step(w, b, index % G, 1, step, place, w->strips + place * w->strips_each);
-        if (index + 1 < w->a->sequence.rows * G) soon_set(&next, w, index + 1);
-        for (size_t block = 0; block < w->blocks; block++)
-            take_block(tiles, w, index, block, operands_at(w, place), thread,
-                       index + 1 < w->a->sequence.rows * G ? &next : NULL);
+        const size_t G = w->a->kv_heads, b = index / G, place = (size_t)thread, heads = w->a->sequence.rows * G;
+        for (size_t block = 0; block < w->blocks; block++) {
+            soon next;
+            const bool last = block + 1 == w->blocks, more = !last || index + 1 < heads;
+            if (more) soon_set(&next, w, last ? index + 1 : index, last ? 0 : block + 1);
+            for (size_t step = steps_before(w, b, block); step < steps_before(w, b, block + 1); step++)
+                pack_step(w, b, index % G, 1, step, place, w->strips + place * w->strips_each);
+            take_block(tiles, w, index, block, place, thread, more ? &next : NULL);
+        }
     } else {
         const size_t head = index / w->blocks;
-        take_block(tiles, w, head, w->blocks - 1 - index % w->blocks, operands_at(w, head), thread, NULL);
+        take_block(tiles, w, head, w->blocks - 1 - index % w->blocks, head, thread, NULL);
     }
     plx_tiles_end(tiles);
     restore_denormals(state);
@@ -502,23 +430,28 @@ static plx_status attention_forward(plx_context *context, const plx_attention_ar
 {
     const size_t heads = a->sequence.rows * a->kv_heads, threads = (size_t)context->options.threads;
     work w = {.a = a, .depth = depth_of(a->head_dim), .desks = DESKS};
-    const size_t all = a->sequence.length * (a->heads / a->kv_heads);
+    const size_t all = head_queries(a);
     for (size_t b = 0; b < a->sequence.rows; b++)
         if (history_steps(a, b) > w.steps) w.steps = history_steps(a, b);
-    w.near = heads >= ENOUGH_JOBS && 2 * w.steps * strip_numbers(w.depth) <= NEAR;
+    w.near = (heads >= ENOUGH_JOBS || (OPERAND_TERMS == 1 && heads % threads == 0)) &&
+             2 * w.steps * strip_numbers(w.depth) <= (w.at_once ? 2 * NEAR : NEAR);
+    /* Keys that are near need not be used by many desks at a time. One leaves room for what the next needs: tokens of a
+     * head, often a power of two apart, share few sets of a cache. */
+    if (w.near && w.at_once) w.desks = 1;
     while (!w.near && w.desks > 1 && heads * ((all + w.desks * ROWS - 1) / (w.desks * ROWS)) < ENOUGH_JOBS)
         w.desks /= 2;
     w.blocks = (all + w.desks * ROWS - 1) / (w.desks * ROWS);
-    const size_t operands = (w.near ? threads : heads) * 2 * w.steps * strip_numbers(w.depth);
+    const size_t places = w.near ? threads : heads, operands = places * 2 * w.steps * strip_numbers(w.depth);
     const size_t together = w.near ? 1 : heads_together(a->head_dim);
     w.strips_each = (together < a->kv_heads ? together : a->kv_heads) * strip_floats(w.depth);
     const size_t each = SHARED_FLOATS + w.desks * desk_floats(w.depth);
-    w.operands =
-        plx_kernel_scratch(context, operands * sizeof *w.operands + threads * (each + w.strips_each) * sizeof(float));
+    w.operands = plx_kernel_scratch(context, operands * sizeof *w.operands +
+                                                 (places * w.steps + threads * (each + w.strips_each)) * sizeof(float));
     if (w.operands == NULL) return PLX_ERROR_MEMORY;
     w.strips = (float *)(w.operands + operands);
     w.scratch = (char *)(w.strips + threads * w.strips_each);
     w.scratch_each = each * sizeof(float);
+    w.norms = (float *)(w.scratch + threads * w.scratch_each);
     if (!w.near)
         plx_parallel_for(context, a->sequence.rows * w.steps * head_groups(a->kv_heads, a->head_dim), pack_job, &w);
     plx_parallel_for(context, w.near ? heads : heads * w.blocks, forward_job, &w);

@@ -5,6 +5,7 @@
 #ifndef PLX_MIXERS_ATTENTION_AMX_OPERANDS_H
 #define PLX_MIXERS_ATTENTION_AMX_OPERANDS_H
 
+#include "kernels/amx/powers.h"
 #include "kernels/amx/square.h"
 #include "kernels/amx/terms.h"
 #include "kernels/cpu/parts.h"
@@ -59,11 +60,10 @@ INLINE void pair_rows(vf even, vf odd, vi row[OPERAND_TERMS])
     UNROLL for (int i = 0; i < OPERAND_TERMS; i++) row[i] = vf_term_pairs(even_terms[i], odd_terms[i]);
 }
 
-/* The same where the order of the numbers in a row is free: it is `first`, `second` if ROWS_IN_ORDER. */
-#define ROWS_IN_ORDER (OPERAND_TERMS == 1)
+/* The same where the order of the numbers in a row is free. */
 INLINE void free_rows(vf first, vf second, vi row[OPERAND_TERMS])
 {
-    if (ROWS_IN_ORDER)
+    if (OPERAND_TERMS == 1)
         vf_store_bf16(&row[0], first, second);
     else
         pair_rows(first, second, row);
@@ -96,9 +96,20 @@ INLINE void pack_tokens(const float *strip, size_t depth, const bool right, uint
         }
 }
 
-/* Components as rows of a left operand or columns of a right one, tokens the depth: tiles [depth / 16]. Tokens are in
- * order, or in the order 0, 16, 1, 17, ... */
-INLINE void pack_components(const float *strip, size_t depth, const bool left, const bool in_order, uint16_t *to)
+/* Orders of a strip's tokens: 0, 1, 2, ...; 0, 16, 1, 17, ...; 0 to 3, 16 to 19, 4 to 7, 20 to 23, ... */
+typedef enum token_order { IN_ORDER, BY_HALVES, BY_FOURS } token_order;
+/* The first and the second token of a row's pair. */
+INLINE size_t pair_first(size_t i, const token_order order)
+{
+    return order == IN_ORDER ? 2 * i : order == BY_HALVES ? i : i / 4 * 4 + i % 2 * 2 + i % 4 / 2 * 16;
+}
+INLINE size_t pair_second(size_t i, const token_order order)
+{
+    return pair_first(i, order) + (order == BY_HALVES ? 16 : 1);
+}
+
+/* Components as rows of a left operand or columns of a right one, tokens the depth: tiles [depth / 16]. */
+INLINE void pack_components(const float *strip, size_t depth, const bool left, const token_order order, uint16_t *to)
 {
     const size_t row = strip_row(depth);
     for (size_t c = 0; c < depth; c += 16, to += TILE) {
@@ -106,12 +117,56 @@ INLINE void pack_components(const float *strip, size_t depth, const bool left, c
         vf square[OPERAND_TERMS][16];
         for (size_t i = 0; i < 16; i++) {
             vi rows[OPERAND_TERMS];
-            pair_rows(vf_load(from + (in_order ? 2 * i : i) * row),
-                      vf_load(from + (in_order ? 2 * i + 1 : i + 16) * row), rows);
+            pair_rows(vf_load(from + pair_first(i, order) * row), vf_load(from + pair_second(i, order) * row), rows);
             UNROLL for (int j = 0; j < OPERAND_TERMS; j++) square[j][i] = (vf)rows[j];
         }
         put_tiles(square, left, STRIP * depth, to);
     }
+}
+
+/* Whether powers come from the table of powers.h: of one term, where products are enough to go with them. Then q's
+ * operand holds q scaled, in forward and backward, so that scores come in the table's steps. */
+static inline bool by_table(size_t depth) { return OPERAND_TERMS == 1 && depth >= 128; }
+/* What q is multiplied by. */
+static inline float query_factor(double scale, size_t depth)
+{
+    return by_table(depth) ? (float)(scale * LOG2_E * POWERS_STEPS) : 1.0f;
+}
+/* Of products of q's and k's operands, to powers of two. */
+static inline float product_scale(double scale, size_t depth)
+{
+    return by_table(depth) ? 1 / POWERS_STEPS : (float)(scale * LOG2_E);
+}
+/* Of products of dS and q's operand, to k's gradient. */
+static inline float gradient_scale(double scale, size_t depth)
+{
+    return by_table(depth) ? (float)(1 / (LOG2_E * POWERS_STEPS)) : (float)scale;
+}
+static inline void scale_queries(float *strip, size_t depth, double scale)
+{
+    if (!by_table(depth)) return;
+    for (size_t i = 0; i < STRIP; i++)
+        for (size_t c = 0; c < depth; c += 16)
+            vf_store(strip + i * strip_row(depth) + c,
+                     vf_load(strip + i * strip_row(depth) + c) * query_factor(scale, depth));
+}
+
+/* A bound for the squares of tokens' norms: of the sums of each lane the largest, together; infinity if a token
+ * has a number that is none. */
+static inline float norm_bound(const float *strip, size_t depth)
+{
+    vf most = vf_set(0.0f), all = most;
+    for (size_t i = 0; i < STRIP; i++) {
+        vf sum = vf_set(0.0f);
+        for (size_t c = 0; c < depth; c += 16) {
+            vf x = vf_load(strip + i * strip_row(depth) + c);
+            sum += x * x;
+        }
+        most = vf_max(most, sum);
+        all += sum;
+    }
+    const float bound = vf_sum(most + all * 0.0f);
+    return bound == bound ? bound : INFINITY;
 }
 
 /* ---- products ---- */

@@ -19,11 +19,14 @@ typedef struct soon {
     size_t done, each; /* tokens */
 } soon;
 
-/* strips: of 32 tokens. Without a window all has been asked for by the last of a head's squares. */
-static inline void soon_begin(soon *s, size_t strips)
+static inline void soon_begin(soon *s) { s->count = s->done = 0; }
+/* How many tokens are asked for at a time, for all to have been by so many calls of soon_fetch. */
+static inline void soon_pace(soon *s, size_t calls)
 {
-    s->count = s->done = 0;
-    s->each = 1 + 64 / SOON_TURNS / (strips + 1);
+    size_t most = 0;
+    for (size_t i = 0; i < s->count; i++)
+        if (s->of[i].tokens > most) most = s->of[i].tokens;
+    s->each = 1 + most / (calls + 1);
 }
 static inline void soon_add(soon *s, const void *base, size_t at, size_t tokens, size_t width, size_t stride,
                             bool written)
