@@ -352,7 +352,7 @@ static void not_a_number_comes_through(void **state)
 {
     (void)state;
     static const char *const kernels[] = {"emulated_f32", "amx_f32", "emulated", "amx"};
-    set_shape(1, 100, 1, 1, 32, 0, 0);
+    set_shape(1, 100, 1, 1, 128, 0, 0);
     for (int level = 0; level < LEVELS + 4; level++) {
         plx_context *context = level < LEVELS ? contexts[level][0] : context_with(kernels[level - LEVELS], 1);
         if (context == NULL) continue;
@@ -360,17 +360,17 @@ static void not_a_number_comes_through(void **state)
         for (int i = 0; i < 3; i++) {
             static const float values[] = {NAN, INFINITY, -INFINITY};
             problem p = forward_problem();
-            p.arrays[i == 0 ? K : V].single[20 * 32 + 3] = values[i];
+            p.arrays[i == 0 ? K : V].single[20 * 128 + 3] = values[i];
             run(context, &p, PLX_F32);
             for (size_t t = 0; t < 100 && i == 0; t++)
-                assert_int_equal(isnan(p.arrays[OUT].single[t * 32]) != 0, t >= 20);
-            assert_false(isfinite(p.arrays[OUT].single[20 * 32 + 3]));
+                assert_int_equal(isnan(p.arrays[OUT].single[t * 128]) != 0, t >= 20);
+            assert_false(isfinite(p.arrays[OUT].single[20 * 128 + 3]));
             release(&p);
         }
         problem p = forward_problem();
-        p.arrays[Q].single[20 * 32 + 3] = NAN;
+        p.arrays[Q].single[20 * 128 + 3] = NAN;
         run(context, &p, PLX_F32);
-        for (size_t t = 0; t < 100; t++) assert_int_equal(isnan(p.arrays[OUT].single[t * 32]) != 0, t == 20);
+        for (size_t t = 0; t < 100; t++) assert_int_equal(isnan(p.arrays[OUT].single[t * 128]) != 0, t == 20);
         release(&p);
         if (level >= LEVELS) plx_context_free(context);
     }
@@ -381,18 +381,18 @@ static void not_a_number_comes_back(void **state)
 {
     (void)state;
     static const char *const kernels[] = {"emulated_f32", "amx_f32", "emulated", "amx"};
-    set_shape(1, 100, 1, 1, 32, 0, 0);
+    set_shape(1, 100, 1, 1, 128, 0, 0);
     for (int i = 0; i < 4; i++) {
         plx_context *context = context_with(kernels[i], 1);
         problem p = backward_problem(), forward = p;
         shape.bf16 = i >= 2;
-        p.arrays[K].single[20 * 32 + 3] = forward.arrays[K].single[20 * 32 + 3] = NAN;
+        p.arrays[K].single[20 * 128 + 3] = forward.arrays[K].single[20 * 128 + 3] = NAN;
         forward.op = &plx_op_attention_forward;
         forward.bind = bind_forward;
         run(context, &forward, PLX_F32);
         run(context, &p, PLX_F32);
-        for (size_t t = 20; t < 100; t++) assert_true(isnan(p.arrays[DQ].single[t * 32]));
-        assert_true(isnan(p.arrays[DK].single[20 * 32]) && isnan(p.arrays[DV].single[20 * 32]));
+        for (size_t t = 20; t < 100; t++) assert_true(isnan(p.arrays[DQ].single[t * 128]));
+        assert_true(isnan(p.arrays[DK].single[20 * 128]) && isnan(p.arrays[DV].single[20 * 128]));
         release(&p);
         plx_context_free(context);
         shape.bf16 = false;
@@ -609,10 +609,10 @@ static void tiles_cost_no_more_than_rounding(void **state)
 static void tiles_take_large_scores_with_care(void **state)
 {
     (void)state;
-    static const double factors[] = {4, 12}; /* 90 and 270 is the bound in powers of two, of 60 */
+    static const double factors[] = {4, 12}; /* the bound is about 130 and 390 powers of two */
     for (int i = 0; i < 2; i++)
         for (int j = 0; j < 2; j++) {
-            set_shape(1, 300, 2, 1, 64, 0, 200);
+            set_shape(1, 300, 2, 1, 128, 0, 200);
             shape.factor = factors[i];
             check_tiles(j == 0 ? "emulated" : "amx");
             shape.bf16 = false;
