@@ -433,7 +433,8 @@ static plx_status attention_forward(plx_context *context, const plx_attention_ar
     const size_t all = head_queries(a);
     for (size_t b = 0; b < a->sequence.rows; b++)
         if (history_steps(a, b) > w.steps) w.steps = history_steps(a, b);
-    w.near = (heads >= ENOUGH_JOBS || (OPERAND_TERMS == 1 && heads % threads == 0)) &&
+    w.at_once = by_table(w.depth);
+    w.near = (heads >= ENOUGH_JOBS || (w.at_once && heads % threads == 0)) &&
              2 * w.steps * strip_numbers(w.depth) <= (w.at_once ? 2 * NEAR : NEAR);
     /* Keys that are near need not be used by many desks at a time. One leaves room for what the next needs: tokens of a
      * head, often a power of two apart, share few sets of a cache. */
