@@ -3,35 +3,35 @@
  * tile unit's products for one square of logits, the vector unit makes P of the square before. When a pair of lane
  * tiles has P of all the tile's rows, they meet V.
  *
- * m of a lane is the maximum of its first unit plus room: P in bf16 is made as a whole number that may grow to 2, so
- * that the room leaves as much upwards as below; in f32 none is needed. Where the room did not do, the block is done
- * again with the true maximum. */
+ * Of one bf16 number, where |k| |x| bounds the logits (bf16.h), no maximum is needed: m is 0, and the products of a
+ * pair of lane tiles with V stand between those for the next pair's logits, with vectors beside both. Otherwise m of a
+ * lane is the maximum of its first unit; where sums come out too large for that, the block is done again with the true
+ * maximum. */
 #include "mixers/simplicial/amx/bf16.h"
 
-#define UNITS 4 /* of a tile of rows */
+#define UNITS 4                                           /* of a tile of rows */
+#define STEPS(terms) ((terms) == 1 ? POWERS_STEPS : 1.0f) /* of a logit to a power of two: X carries the factor */
+#define SUM_MOST 1e18f                                    /* of P, above which m did not do */
 
-/* How logits are counted: `steps` to a power of two, and what P = 1 is. */
-typedef struct scale_of {
-    float steps, one, room, sum_most;
-} scale_of;
-static const scale_of scales[2] = {{LOGIT_STEPS, POWER_START, 64.0f,
-                                    0.5f}, /* a P that reached the top is 1 at least; with room it is 2^-64 and less */
-                                   {1, 0, 0, 1e18f}};
-#define SCALE(terms) (scales[(terms) == TERMS])
+#define FEW_UNITS                                                                                                      \
+    2 /* of a block whose sums have too few terms for the table's errors to cancel: exact powers there                 \
+       */
+#define SQUARES 2
 
 typedef struct memory {
     float *panels;
     uint32_t *k, *v;    /* left operands: rows, turned */
     float *x_turned;    /* [d, LANES] */
-    uint32_t *x;        /* right operands [lane pair][step] */
-    float *s;           /* [2] squares of logits, in turn */
-    uint32_t *p;        /* right operands [UNITS] */
+    uint32_t *x;        /* right operands: of one term LANES_WORDS, of three [lane pair][step] */
+    float *s;           /* [SQUARES] of logits, in turn */
+    uint32_t *p;        /* right operands [2][UNITS] */
     float *o2;          /* squares [lane pair][32 components] */
     float *sum;         /* [width], of the (query, head) in work */
-    float start[LANES]; /* one - steps * m */
+    float start[LANES]; /* -m, in steps */
     float total[LANES];
     float top, mass; /* of the (query, head) in work: out = sum / mass, both relative to 2^top */
-    float largest_k;
+    float k_norm;    /* the largest |k|^2 */
+    bool plain;      /* m of every lane is 0 */
     block block;
     plx_tiles tiles;
 } memory;
@@ -46,8 +46,6 @@ static vf unit_top(const block *at, const float *square, size_t lane, size_t row
             row_visible(&range, row + r, vf_load(square_rows(square, r / 2, lane / 16 % 2) + r % 2 * 16), -1e30f), top);
     return top;
 }
-
-typedef enum powers { POWERS_ALL, POWERS_MASKED, POWERS_CAREFUL } powers;
 
 /* A square of logits that P is made of. */
 typedef struct square_work {
@@ -73,21 +71,21 @@ static inline void work_end(const square_work *work, memory *m)
 }
 
 /* P of rows 2 i and 2 i + 1, and its sums. */
-INLINE void make_powers(const int terms, const powers how, square_work *work, size_t i)
+INLINE void make_powers(const int terms, const bool masked, square_work *work, size_t i)
 {
     UNROLL for (size_t n = 0; n < 2; n++)
     {
         const float *s = square_rows(work->s, i, n);
         vf y0 = vf_load(s), y1 = vf_load(s + 16);
         uint32_t *to = work->p + n * TILE + i * 16;
-        if (how != POWERS_ALL) {
+        if (masked) {
             y0 = row_visible(&work->range[n], work->row + 2 * i, y0, -1e30f);
             y1 = row_visible(&work->range[n], work->row + 2 * i + 1, y1, -1e30f);
         }
         y0 += work->start[n];
         y1 += work->start[n];
         if (terms == 1) {
-            vi pairs = how == POWERS_CAREFUL ? power_pairs_careful(y0, y1) : power_pairs(y0, y1);
+            vi pairs = power_pairs_careful(y0, y1);
             work->total[n] = pairs_add(work->total[n], pairs);
             memcpy(to, &pairs, 64);
         } else {
@@ -99,16 +97,20 @@ INLINE void make_powers(const int terms, const powers how, square_work *work, si
     }
 }
 /* By value, so that the usual way may keep its own in registers. */
-static square_work make_powers_seldom(int terms, bool careful, square_work work)
+static square_work make_powers_seldom(int terms, square_work work)
 {
     for (size_t i = 0; i < UNIT / 2; i++)
-        if (terms != 1)
-            make_powers(TERMS, POWERS_MASKED, &work, i);
-        else if (careful)
-            make_powers(1, POWERS_CAREFUL, &work, i);
+        if (terms == 1)
+            make_powers(1, true, &work, i);
         else
-            make_powers(1, POWERS_MASKED, &work, i);
+            make_powers(TERMS, true, &work, i);
     return work;
+}
+
+/* X of a pair of lane tiles. */
+INLINE const uint32_t *x_of(const int terms, const memory *m, size_t steps, size_t pair)
+{
+    return m->x + pair * (terms == 1 ? 32 : steps * STEP_WORDS(terms));
 }
 
 /* A square of logits, `steps` deep, and beside its products P of another one, where there is one. */
@@ -119,10 +121,12 @@ INLINE void score(const int terms, plx_tiles *tiles, const uint32_t *k, const ui
     square_begin(tiles);
 #define SCORE(part, step)                                                                                              \
     {                                                                                                                  \
-        multiply(tiles, part, k + (step)*STEP_WORDS(terms), x + (step)*STEP_WORDS(terms));                             \
+        if (terms == 1)                                                                                                \
+            multiply_lanes(tiles, k + (step)*STEP_WORDS(1), x + (step)*LANES_STEP_WORDS);                              \
+        else                                                                                                           \
+            multiply(tiles, part, k + (step)*STEP_WORDS(TERMS), x + (step)*STEP_WORDS(TERMS));                         \
         part_done++;                                                                                                   \
-        for (; beside != NULL && done * parts < part_done * UNIT / 2; done++)                                          \
-            make_powers(terms, POWERS_ALL, beside, done);                                                              \
+        for (; beside != NULL && done * parts < part_done * UNIT / 2; done++) make_powers(terms, false, beside, done); \
     }
     EACH_PART(terms, steps, SCORE)
 #undef SCORE
@@ -133,7 +137,6 @@ typedef struct rows_of_tile {
     size_t first, units; /* first: a unit's */
     bool add;            /* to sums of earlier rows */
     bool find_m;         /* from each lane's first unit */
-    bool careful;
 } rows_of_tile;
 
 /* One tile of rows, all lanes of the block. */
@@ -145,23 +148,22 @@ INLINE void do_tile(const int terms, size_t steps, const rows_of_tile *rows, mem
     for (size_t i = 0; i <= all; i++) {
         bool ahead = i<all, now = i> 0;
         size_t n = now ? (i - 1) / units : 0, u = now ? (i - 1) % units : 0, row = rows->first + u * UNIT;
-        const uint32_t *k = m->k + (first + i % units) * steps * step, *x = m->x + i / units * steps * step;
+        const uint32_t *k = m->k + (first + i % units) * steps * step, *x = x_of(terms, m, steps, i / units);
         float *s = m->s + i % 2 * SQUARE;
         const float *before = m->s + (i + 1) % 2 * SQUARE;
         if (now && rows->find_m && u == 0)
             for (size_t lane = n * 32; lane < n * 32 + 32; lane += 16)
-                vf_store(m->start + lane, vf_set(SCALE(terms).one - SCALE(terms).steps * SCALE(terms).room) -
-                                              unit_top(at, before, lane, row));
+                vf_store(m->start + lane, -unit_top(at, before, lane, row));
         square_work work = work_begin(m, before, n * 32, row, m->p + u * step);
-        bool seldom = rows->careful || lanes_masked(at, row, UNIT);
+        bool seldom = lanes_masked(at, row, UNIT);
         if (now && ahead && !seldom) {
             score(terms, tiles, k, x, steps, s, &work);
         } else {
             if (ahead) score(terms, tiles, k, x, steps, s, NULL);
             if (now && seldom)
-                work = make_powers_seldom(terms, rows->careful, work);
+                work = make_powers_seldom(terms, work);
             else if (now)
-                for (size_t r = 0; r < UNIT / 2; r++) make_powers(terms, POWERS_ALL, &work, r);
+                for (size_t r = 0; r < UNIT / 2; r++) make_powers(terms, false, &work, r);
         }
         if (now) work_end(&work, m);
         for (size_t c = 0; now && u + 1 == units && c < steps; c++)
@@ -171,13 +173,11 @@ INLINE void do_tile(const int terms, size_t steps, const rows_of_tile *rows, mem
 }
 
 /* Rows from .. to - 1, whole units. */
-INLINE void do_span(const int terms, size_t steps, size_t from, size_t to, bool add, bool find_m, bool careful,
-                    memory *m)
+INLINE void do_span(const int terms, size_t steps, size_t from, size_t to, bool add, bool find_m, memory *m)
 {
     while (from < to) {
         size_t units = units_of(to - from), tiles = (units + UNITS - 1) / UNITS;
-        rows_of_tile rows = {
-            .first = from, .units = (units + tiles - 1) / tiles, .add = add, .find_m = find_m, .careful = careful};
+        rows_of_tile rows = {.first = from, .units = (units + tiles - 1) / tiles, .add = add, .find_m = find_m};
         do_tile(terms, steps, &rows, m);
         from += rows.units * UNIT;
         add = true;
@@ -187,7 +187,7 @@ INLINE void do_span(const int terms, size_t steps, size_t from, size_t to, bool 
 
 /* All rows of the block, in units as they lie in the panel. known: m is that of every lane; else it is found in the
  * first unit, which has a row that every lane sees. */
-static void do_all_rows(int terms, size_t steps, bool known, bool careful, memory *m)
+static void do_all_rows(int terms, size_t steps, bool known, memory *m)
 {
     const block *at = &m->block;
     size_t begin = at->begin / UNIT * UNIT, origin = at->inner / UNIT * UNIT;
@@ -195,13 +195,13 @@ static void do_all_rows(int terms, size_t steps, bool known, bool careful, memor
     for (int span = 0; span < 2; span++) {
         size_t from = span == 0 ? origin : begin, to = span == 0 ? at->end : origin;
         if (terms == 1)
-            do_span(1, steps, from, to, span > 0, span == 0 && !known, careful, m);
+            do_span(1, steps, from, to, span > 0, span == 0 && !known, m);
         else
-            do_span(TERMS, steps, from, to, span > 0, span == 0 && !known, false, m);
+            do_span(TERMS, steps, from, to, span > 0, span == 0 && !known, m);
     }
 }
 
-/* m becomes the maximum of each lane, plus the room. */
+/* m becomes the maximum of each lane. */
 static void find_maxima(int terms, size_t steps, memory *m)
 {
     const block *at = &m->block;
@@ -209,18 +209,148 @@ static void find_maxima(int terms, size_t steps, memory *m)
     for (size_t n = 0; n < pairs_of(at); n++) {
         vf top[2] = {vf_set(-1e30f), vf_set(-1e30f)};
         for (size_t unit = at->begin / UNIT; unit < units_of(at->end); unit++) {
-            const uint32_t *k = m->k + unit * steps * step, *x = m->x + n * steps * step;
+            const uint32_t *k = m->k + unit * steps * step, *x = x_of(terms, m, steps, n);
             if (terms == 1)
                 score(1, &m->tiles, k, x, steps, m->s, NULL);
             else
                 score(TERMS, &m->tiles, k, x, steps, m->s, NULL);
             for (size_t i = 0; i < 2; i++) top[i] = vf_max(unit_top(at, m->s, n * 32 + i * 16, unit * UNIT), top[i]);
         }
-        for (size_t i = 0; i < 2; i++)
-            vf_store(m->start + n * 32 + i * 16,
-                     vf_set(SCALE(terms).one - SCALE(terms).steps * SCALE(terms).room) - top[i]);
+        for (size_t i = 0; i < 2; i++) vf_store(m->start + n * 32 + i * 16, -top[i]);
     }
 }
+
+/* ---- one term, logits bounded: m is 0, no square waits for another ---- */
+
+/* A square of logits that P is to be made of. */
+typedef struct logits {
+    const float *s;
+    uint32_t *p;
+    size_t lane, row; /* its first */
+    bool masked;
+} logits;
+
+/* The squares of a block in the order [tile of rows][lane pair][unit]: `scored` of them have their logits, `made` their
+ * P, and `rows` pairs of rows of the next one. */
+typedef struct stream {
+    memory *m;
+    logits queue[SQUARES]; /* square i's is i % SQUARES */
+    size_t scored, made, rows;
+    vf total[2];
+} stream;
+
+INLINE void make_pairs(const bool masked, const logits *of, const block *at, size_t i, vf total[2])
+{
+    UNROLL for (size_t n = 0; n < 2; n++)
+    {
+        const float *s = square_rows(of->s, i, n);
+        vf y0 = vf_load(s), y1 = vf_load(s + 16);
+        if (masked) {
+            lane_range range = range_of(at, of->lane + n * 16);
+            y0 = row_visible(&range, of->row + 2 * i, y0, -POWERS_ONE);
+            y1 = row_visible(&range, of->row + 2 * i + 1, y1, -POWERS_ONE);
+        }
+        vi pairs = power_pairs(y0, y1);
+        total[n] = pairs_add(total[n], pairs);
+        memcpy(of->p + n * TILE + i * 16, &pairs, 64);
+    }
+}
+/* P of the next square's next `rows` pairs of rows. */
+INLINE void advance(stream *st, size_t rows)
+{
+    const logits *of = &st->queue[st->made % SQUARES];
+    const block *at = &st->m->block;
+    size_t end = st->rows + rows < UNIT / 2 ? st->rows + rows : UNIT / 2;
+    if (of->masked)
+        for (; st->rows < end; st->rows++) make_pairs(true, of, at, st->rows, st->total);
+    else
+        for (; st->rows < end; st->rows++) make_pairs(false, of, at, st->rows, st->total);
+    if (end < UNIT / 2) return;
+    float *total = st->m->total + of->lane;
+    for (size_t n = 0; n < 2; n++) {
+        vf_store(total + n * 16, vf_load(total + n * 16) + st->total[n]);
+        st->total[n] = vf_set(0);
+    }
+    st->rows = 0;
+    st->made++;
+}
+/* The same beside a step of products: of a square whose sums have had time to leave the tiles. */
+INLINE void advance_beside(stream *st, size_t rows)
+{
+    if (st->scored - st->made > 0) advance(st, rows);
+}
+
+/* The units of a lane pair in one tile of rows. */
+typedef struct group {
+    size_t unit, units, pair;
+    bool first; /* tile of the lane pair */
+    uint32_t *p;
+    size_t before; /* squares of earlier groups */
+} group;
+
+/* rows: pairs of rows of P beside a step of products. */
+INLINE void score_unit(stream *st, const group *g, size_t u, size_t steps, size_t rows)
+{
+    memory *m = st->m;
+    const uint32_t *k = m->k + (g->unit + u) * steps * STEP_WORDS(1), *x = x_of(1, m, steps, g->pair);
+    while (st->scored - st->made == SQUARES) advance(st, UNIT / 2);
+    square_begin(&m->tiles);
+    for (size_t step = 0; step < steps; step++) {
+        multiply_lanes(&m->tiles, k + step * STEP_WORDS(1), x + step * LANES_STEP_WORDS);
+        advance_beside(st, rows);
+    }
+    size_t index = st->scored++ % SQUARES, row = (g->unit + u) * UNIT;
+    square_end(&m->tiles, square_at(m->s, index));
+    st->queue[index] = (logits){m->s + index * SQUARE, g->p + u * STEP_WORDS(1), g->pair * 32, row,
+                                lanes_masked(&m->block, row, UNIT)};
+}
+/* 32 components of O2. */
+INLINE void meet_v(stream *st, const group *g, size_t step, size_t steps, size_t rows)
+{
+    memory *m = st->m;
+    const uint32_t *v = m->v + (g->unit * steps + step) * STEP_WORDS(1);
+    sums_square to = square_at(m->o2, g->pair * steps + step);
+    if (g->first)
+        square_begin(&m->tiles);
+    else
+        square_load(&m->tiles, to);
+    for (size_t u = 0; u < g->units; u++) {
+        while (st->made <= g->before + u) advance(st, UNIT / 2);
+        multiply(&m->tiles, PART_LARGE, v + u * steps * STEP_WORDS(1), g->p + u * STEP_WORDS(1));
+        advance_beside(st, rows);
+    }
+    square_end(&m->tiles, to);
+}
+
+/* All rows of the block. Between the squares of a group stand the products with V of the group before. */
+static void do_bounded(size_t steps, memory *m)
+{
+    const block *at = &m->block;
+    size_t first = at->begin / UNIT, units = units_of(at->end) - first, pairs = pairs_of(at);
+    size_t tiles = (units + UNITS - 1) / UNITS, most = (units + tiles - 1) / tiles,
+           rows = (UNIT / 4 + steps - 1) / steps;
+    stream st = {.m = m};
+    group before = {0};
+    for (size_t i = 0; i < LANES; i++) m->start[i] = m->total[i] = 0;
+    for (size_t i = 0; i <= tiles * pairs; i++) {
+        size_t unit = i / pairs * most, step = 0;
+        group now = {.unit = first + unit,
+                     .units = i == tiles * pairs ? 0 : (units - unit < most ? units - unit : most),
+                     .pair = i % pairs,
+                     .first = unit == 0,
+                     .p = m->p + i % 2 * UNITS * STEP_WORDS(1),
+                     .before = st.scored};
+        for (size_t u = 0; u < now.units; u++) {
+            score_unit(&st, &now, u, steps, rows);
+            for (; i > 0 && step < steps && step * now.units < u * steps; step++)
+                meet_v(&st, &before, step, steps, rows);
+        }
+        for (; i > 0 && step < steps; step++) meet_v(&st, &before, step, steps, rows);
+        before = now;
+    }
+}
+
+/* ---- results ---- */
 
 /* Adds a segment's lanes to the sum of its (query, head); the last one writes the result. */
 static void gather(int terms, const chunk *c, const segment *s, const plx_simplicial_forward_args *args, memory *m)
@@ -233,29 +363,32 @@ static void gather(int terms, const chunk *c, const segment *s, const plx_simpli
     size_t tile = s->lane / 16, tile_end = (s->lane + s->count + 15) / 16, end = s->lane + s->count;
     float least = m->start[s->lane];
     for (size_t i = s->lane; i < end; i++) least = m->start[i] < least ? m->start[i] : least;
-    float top = (SCALE(terms).one - least) / SCALE(terms).steps;
+    float top = -least / STEPS(terms);
     if (m->top > top) top = m->top;
+    bool plain = m->plain && s->lane % 16 == 0 && s->count % 16 == 0; /* weights are 1 */
     float rescale = s->first ? 0 : exp2f(m->top - top);
     vf weight[LANES / 16], mass = vf_set(0);
     vi mine[LANES / 16];
     for (size_t n = tile; n < tile_end; n++) {
         mine[n] = tile_first_lanes(end - n * 16) & ~(n * 16 < s->lane ? tile_first_lanes(s->lane - n * 16) : (vi){0});
-        vf m_of = (vf_set(SCALE(terms).one) - vf_load(m->start + n * 16)) * vf_set(1 / SCALE(terms).steps);
+        vf m_of = vf_load(m->start + n * 16) * vf_set(-1 / STEPS(terms));
         weight[n] = tile_exp2(m_of - vf_set(top));
         mass += vf_select(mine[n], weight[n] * vf_load(m->total + n * 16), vf_set(0));
     }
     m->top = top;
     m->mass = m->mass * rescale + vf_sum(mass);
     for (size_t l = 0; l < c->d; l += 16) {
-        vf sums[16];
-        for (size_t i = 0; i < 16; i++) {
-            sums[i] = vf_set(0);
-            for (size_t n = tile; n < tile_end && l + i < c->d; n++) {
-                const float *v2 = c->v2_turned + (l + i) * c->row2 + s->k + n * 16 - s->lane;
-                const float *o2 =
-                    m->o2 + (n / 2 * (c->width / 32) + l / 32) * SQUARE + (l % 32 / 16 * 2 + n % 2) * TILE;
-                sums[i] += vf_select(mine[n], weight[n] * vf_load(v2) * vf_load(o2 + i * 16), vf_set(0));
-            }
+        vf sums[16] = {0};
+        bool whole = plain && l + 16 <= c->d;
+        for (size_t n = tile; n < tile_end; n++) {
+            const float *v2 = c->v2_turned + l * c->row2 + s->k + n * 16 - s->lane;
+            const float *o2 = m->o2 + (n / 2 * (c->width / 32) + l / 32) * SQUARE + (l % 32 / 16 * 2 + n % 2) * TILE;
+            if (whole)
+                UNROLL for (size_t i = 0; i < 16; i++) sums[i] += vf_load(v2 + i * c->row2) * vf_load(o2 + i * 16);
+            else
+                for (size_t i = 0; i < 16 && l + i < c->d; i++)
+                    sums[i] +=
+                        vf_select(mine[n], weight[n] * vf_load(v2 + i * c->row2) * vf_load(o2 + i * 16), vf_set(0));
         }
         vf_store(m->sum + l, vf_load(m->sum + l) * vf_set(rescale) + lane_sums(sums));
     }
@@ -266,24 +399,36 @@ static void gather(int terms, const chunk *c, const segment *s, const plx_simpli
     if (args->lse != NULL) ((float *)args->lse)[row] = (float)(((double)top + log2((double)m->mass)) * LN_2);
 }
 
+/* All rows, with m found. */
+static void do_with_maxima(int terms, size_t steps, memory *m)
+{
+    do_all_rows(terms, steps, false, m);
+    bool fine = true;
+    for (size_t i = 0; i < m->block.lanes; i++) fine &= m->total[i] < SUM_MOST;
+    if (fine) return;
+    find_maxima(terms, steps, m);
+    do_all_rows(terms, steps, true, m);
+}
+
 static void do_block(int terms, const chunk *c, const plx_simplicial_forward_args *args, memory *m)
 {
     const block *at = &m->block;
     const plx_simplicial_problem *p = c->p;
     size_t steps = c->width / 32;
-    bool careful = false;
-    lanes_build_turned(c, at, p->q, c->k2_turned, p->form == PLX_SIMPLICIAL_DET,
-                       (float)(p->scale * LOG2_E * (double)SCALE(terms).steps), m->x_turned);
-    if (terms == 1)
-        careful = needs_care(c->d, m->largest_k, lane_columns(1, c, at, m->x_turned, 1, m->x));
-    else
+    bool cross = p->form == PLX_SIMPLICIAL_DET;
+    float factor = (float)(p->scale * LOG2_E * (double)STEPS(terms));
+    if (terms == 1) {
+        build_lanes(c, at, p->q, c->k2_turned, cross, factor, m->x);
+        m->plain = units_of(at->end) - at->begin / UNIT > FEW_UNITS && bounded(m->k_norm, lanes_norm(c, at, m->x));
+        if (m->plain)
+            do_bounded(steps, m);
+        else
+            do_with_maxima(1, steps, m);
+    } else {
+        m->plain = false;
+        lanes_build_turned(c, at, p->q, c->k2_turned, cross, factor, m->x_turned);
         lane_columns(TERMS, c, at, m->x_turned, 1, m->x);
-    do_all_rows(terms, steps, false, careful, m);
-    bool fine = true;
-    for (size_t i = 0; i < at->lanes; i++) fine &= m->total[i] < SCALE(terms).sum_most;
-    if (!fine) {
-        find_maxima(terms, steps, m);
-        do_all_rows(terms, steps, true, careful, m);
+        do_with_maxima(TERMS, steps, m);
     }
     for (size_t i = 0; i < at->segments; i++) gather(terms, c, &at->segment[i], args, m);
 }
@@ -306,9 +451,9 @@ static size_t lay_out(const job *j, char *base, memory *m)
     m->k = take(base, &used, panel);
     m->v = take(base, &used, panel);
     m->x_turned = take(base, &used, lanes_turned_floats(p->head_dim) * 4);
-    m->x = take(base, &used, lane_words(j->terms, width) * 4);
-    m->s = take(base, &used, 2 * SQUARE * 4);
-    m->p = take(base, &used, UNITS * step);
+    m->x = take(base, &used, (j->terms == 1 ? LANES_WORDS(width) : lane_words(j->terms, width)) * 4);
+    m->s = take(base, &used, SQUARES * SQUARE * 4);
+    m->p = take(base, &used, 2 * UNITS * step);
     m->o2 = take(base, &used, LANES * width * 4);
     m->sum = take(base, &used, width * 4);
     m->panels = take(base, &used, lanes_short_floats(p, j->division.queries, j->longest) * 4);
@@ -327,7 +472,7 @@ static void do_chunk(void *argument, size_t index, int thread)
     chunk c = lanes_divided(p, &j->division, index);
     lanes_read_short(&c, true, m.panels);
     if (j->terms == 1) {
-        m.largest_k = panel_rows(1, &c, &p->k, m.k);
+        m.k_norm = panel_rows(1, &c, &p->k, m.k);
         panel_turned(1, &c, &p->v, m.v);
     } else {
         panel_rows(TERMS, &c, &p->k, m.k);
