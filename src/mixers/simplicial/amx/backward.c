@@ -155,17 +155,14 @@ INLINE void score(const int terms, size_t steps, size_t unit, size_t n, float *s
     size_t words = STEP_WORDS(terms), parts = 2 * steps * (terms == 1 ? 1 : PARTS), part_done = 0, done = 0;
 #define SCORE(part, step)                                                                                              \
     {                                                                                                                  \
-        if (terms == 1)                                                                                                \
-            multiply_lanes(tiles, left + (step)*words, right + (step)*LANES_STEP_WORDS);                               \
-        else                                                                                                           \
-            multiply(tiles, part, left + (step)*words, right + (step)*words);                                          \
+        multiply(tiles, part, left + (step)*words, right + (step)*words);                                              \
         part_done++;                                                                                                   \
         for (; beside != NULL && done * parts < part_done * UNIT / 2; done++)                                          \
             make_weights(terms, POWERS_ALL, beside, done);                                                             \
     }
     for (size_t i = 0; i < 2; i++) {
         const uint32_t *left = (i == 0 ? m->k : m->v) + unit * steps * words,
-                       *right = (i == 0 ? m->x : m->y) + n * (terms == 1 ? 32 : steps * words);
+                       *right = (i == 0 ? m->x : m->y) + n * steps * words;
         square_begin(tiles);
         EACH_PART(terms, steps, SCORE)
         square_end(tiles, square_at(s, i));
@@ -258,14 +255,9 @@ INLINE void do_block(const int terms, const chunk *c, const job *j, memory *m, c
     bool careful = begin_lanes(terms, c, j, m), add = false;
     lanes_build_turned(c, at, p->q, c->k2_turned, p->form == PLX_SIMPLICIAL_DET, (float)factor, m->x_turned);
     lanes_build_turned(c, at, j->sums.args->dout, c->v2_turned, false, 1, m->y_turned);
-    if (terms == 1) {
-        build_lanes(c, at, p->q, c->k2_turned, p->form == PLX_SIMPLICIAL_DET, (float)factor, m->x);
-        build_lanes(c, at, j->sums.args->dout, c->v2_turned, false, Y_FACTOR(1), m->y);
-        careful |= !bounded(m->k_norm, lanes_norm(c, at, m->x));
-    } else {
-        lane_columns(TERMS, c, at, m->x_turned, 1, m->x);
-        lane_columns(TERMS, c, at, m->y_turned, Y_FACTOR(TERMS), m->y);
-    }
+    lane_columns(terms, c, at, m->x_turned, 1, m->x);
+    lane_columns(terms, c, at, m->y_turned, Y_FACTOR(terms), m->y);
+    if (terms == 1) careful |= !bounded(m->k_norm, turned_norm(c, at, m->x_turned));
     lane_rows(terms, c, at, m->x_turned, m->x_rows);
     lane_rows(terms, c, at, m->y_turned, m->y_rows);
     for (size_t row = at->begin / UNIT * UNIT; row < at->end;) {
@@ -291,7 +283,7 @@ static size_t lay_out(const job *j, char *base, memory *m)
     uint32_t **panels[] = {&m->k, &m->k_turned, &m->v, &m->v_turned},
              **lanes[] = {&m->x, &m->y, &m->x_rows, &m->y_rows};
     for (int i = 0; i < 4; i++) *panels[i] = take(base, &used, panel);
-    for (int i = 0; i < 4; i++) *lanes[i] = take(base, &used, (lane_words(j->terms, width) + PLX_VW) * 4);
+    for (int i = 0; i < 4; i++) *lanes[i] = take(base, &used, lane_words(j->terms, width) * 4);
     float **sums[] = {&m->x_turned, &m->y_turned, &m->w, &m->u};
     for (int i = 0; i < 4; i++) *sums[i] = take(base, &used, lanes_turned_floats(width) * 4);
     m->s = take(base, &used, 4 * SQUARE * 4);

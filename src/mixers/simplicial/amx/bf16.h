@@ -8,7 +8,7 @@
 
 typedef uint32_t vu __attribute__((vector_size(64)));
 
-/* ---- X and Y ---- */
+/* ---- X ---- */
 
 /* Lanes as right operands [step][16][LANES]: a step's rows lie beside those of the other lane tiles, so that a vector
  * is stored where its lanes are, whatever tiles those belong to. */
@@ -52,7 +52,17 @@ static inline void build_lanes(const chunk *c, const block *at, const void *arra
         memset(to + row * LANES + at->lanes, 0, nothing * sizeof *to);
 }
 
-/* The largest |x|^2 of the lanes. */
+/* The largest |x|^2 of lanes as lanes_build_turned makes them; of operands as build_lanes does. */
+static inline float turned_norm(const chunk *c, const block *at, const float *turned)
+{
+    largest most = {0};
+    for (size_t tile = 0; tile < at->vectors; tile++) {
+        vf sum = vf_set(0);
+        for (size_t l = 0; l < c->d; l++) sum += lane_part(c, at, turned, l, tile) * lane_part(c, at, turned, l, tile);
+        largest_add(&most, sum);
+    }
+    return largest_end(&most);
+}
 static inline float lanes_norm(const chunk *c, const block *at, const uint32_t *x)
 {
     largest most = {0};

@@ -7,34 +7,10 @@
  * pair of lane tiles with V stand between those for the next pair's logits, with vectors beside both. Otherwise m of a
  * lane is the maximum of its first unit; where sums come out too large for that, the block is done again with the true
  * maximum. */
-#include "mixers/simplicial/amx/bf16.h"
+#include "mixers/simplicial/amx/stream.h"
 
-#define UNITS 4                                           /* of a tile of rows */
-#define STEPS(terms) ((terms) == 1 ? POWERS_STEPS : 1.0f) /* of a logit to a power of two: X carries the factor */
-#define SUM_MOST 1e18f                                    /* of P, above which m did not do */
-
-#define FEW_UNITS                                                                                                      \
-    2 /* of a block whose sums have too few terms for the table's errors to cancel: exact powers there                 \
-       */
-#define SQUARES 2
-
-typedef struct memory {
-    float *panels;
-    uint32_t *k, *v;    /* left operands: rows, turned */
-    float *x_turned;    /* [d, LANES] */
-    uint32_t *x;        /* right operands: of one term LANES_WORDS, of three [lane pair][step] */
-    float *s;           /* [SQUARES] of logits, in turn */
-    uint32_t *p;        /* right operands [2][UNITS] */
-    float *o2;          /* squares [lane pair][32 components] */
-    float *sum;         /* [width], of the (query, head) in work */
-    float start[LANES]; /* -m, in steps */
-    float total[LANES];
-    float top, mass; /* of the (query, head) in work: out = sum / mass, both relative to 2^top */
-    float k_norm;    /* the largest |k|^2 */
-    bool plain;      /* m of every lane is 0 */
-    block block;
-    plx_tiles tiles;
-} memory;
+/* Units of a block whose sums have too few terms for the table's errors to cancel: exact powers there. */
+#define FEW_UNITS 2
 
 /* The maximum of 16 lanes over a unit, of its visible rows. */
 static vf unit_top(const block *at, const float *square, size_t lane, size_t row)
@@ -105,12 +81,6 @@ static square_work make_powers_seldom(int terms, square_work work)
         else
             make_powers(TERMS, true, &work, i);
     return work;
-}
-
-/* X of a pair of lane tiles. */
-INLINE const uint32_t *x_of(const int terms, const memory *m, size_t steps, size_t pair)
-{
-    return m->x + pair * (terms == 1 ? 32 : steps * STEP_WORDS(terms));
 }
 
 /* A square of logits, `steps` deep, and beside its products P of another one, where there is one. */
@@ -217,136 +187,6 @@ static void find_maxima(int terms, size_t steps, memory *m)
             for (size_t i = 0; i < 2; i++) top[i] = vf_max(unit_top(at, m->s, n * 32 + i * 16, unit * UNIT), top[i]);
         }
         for (size_t i = 0; i < 2; i++) vf_store(m->start + n * 32 + i * 16, -top[i]);
-    }
-}
-
-/* ---- one term, logits bounded: m is 0, no square waits for another ---- */
-
-/* A square of logits that P is to be made of. */
-typedef struct logits {
-    const float *s;
-    uint32_t *p;
-    size_t lane, row; /* its first */
-    bool masked;
-} logits;
-
-/* The squares of a block in the order [tile of rows][lane pair][unit]: `scored` of them have their logits, `made` their
- * P, and `rows` pairs of rows of the next one. */
-typedef struct stream {
-    memory *m;
-    logits queue[SQUARES]; /* square i's is i % SQUARES */
-    size_t scored, made, rows;
-    vf total[2];
-} stream;
-
-INLINE void make_pairs(const bool masked, const logits *of, const block *at, size_t i, vf total[2])
-{
-    UNROLL for (size_t n = 0; n < 2; n++)
-    {
-        const float *s = square_rows(of->s, i, n);
-        vf y0 = vf_load(s), y1 = vf_load(s + 16);
-        if (masked) {
-            lane_range range = range_of(at, of->lane + n * 16);
-            y0 = row_visible(&range, of->row + 2 * i, y0, -POWERS_ONE);
-            y1 = row_visible(&range, of->row + 2 * i + 1, y1, -POWERS_ONE);
-        }
-        vi pairs = power_pairs(y0, y1);
-        total[n] = pairs_add(total[n], pairs);
-        memcpy(of->p + n * TILE + i * 16, &pairs, 64);
-    }
-}
-/* P of the next square's next `rows` pairs of rows. */
-INLINE void advance(stream *st, size_t rows)
-{
-    const logits *of = &st->queue[st->made % SQUARES];
-    const block *at = &st->m->block;
-    size_t end = st->rows + rows < UNIT / 2 ? st->rows + rows : UNIT / 2;
-    if (of->masked)
-        for (; st->rows < end; st->rows++) make_pairs(true, of, at, st->rows, st->total);
-    else
-        for (; st->rows < end; st->rows++) make_pairs(false, of, at, st->rows, st->total);
-    if (end < UNIT / 2) return;
-    float *total = st->m->total + of->lane;
-    for (size_t n = 0; n < 2; n++) {
-        vf_store(total + n * 16, vf_load(total + n * 16) + st->total[n]);
-        st->total[n] = vf_set(0);
-    }
-    st->rows = 0;
-    st->made++;
-}
-/* The same beside a step of products: of a square whose sums have had time to leave the tiles. */
-INLINE void advance_beside(stream *st, size_t rows)
-{
-    if (st->scored - st->made > 0) advance(st, rows);
-}
-
-/* The units of a lane pair in one tile of rows. */
-typedef struct group {
-    size_t unit, units, pair;
-    bool first; /* tile of the lane pair */
-    uint32_t *p;
-    size_t before; /* squares of earlier groups */
-} group;
-
-/* rows: pairs of rows of P beside a step of products. */
-INLINE void score_unit(stream *st, const group *g, size_t u, size_t steps, size_t rows)
-{
-    memory *m = st->m;
-    const uint32_t *k = m->k + (g->unit + u) * steps * STEP_WORDS(1), *x = x_of(1, m, steps, g->pair);
-    while (st->scored - st->made == SQUARES) advance(st, UNIT / 2);
-    square_begin(&m->tiles);
-    for (size_t step = 0; step < steps; step++) {
-        multiply_lanes(&m->tiles, k + step * STEP_WORDS(1), x + step * LANES_STEP_WORDS);
-        advance_beside(st, rows);
-    }
-    size_t index = st->scored++ % SQUARES, row = (g->unit + u) * UNIT;
-    square_end(&m->tiles, square_at(m->s, index));
-    st->queue[index] = (logits){m->s + index * SQUARE, g->p + u * STEP_WORDS(1), g->pair * 32, row,
-                                lanes_masked(&m->block, row, UNIT)};
-}
-/* 32 components of O2. */
-INLINE void meet_v(stream *st, const group *g, size_t step, size_t steps, size_t rows)
-{
-    memory *m = st->m;
-    const uint32_t *v = m->v + (g->unit * steps + step) * STEP_WORDS(1);
-    sums_square to = square_at(m->o2, g->pair * steps + step);
-    if (g->first)
-        square_begin(&m->tiles);
-    else
-        square_load(&m->tiles, to);
-    for (size_t u = 0; u < g->units; u++) {
-        while (st->made <= g->before + u) advance(st, UNIT / 2);
-        multiply(&m->tiles, PART_LARGE, v + u * steps * STEP_WORDS(1), g->p + u * STEP_WORDS(1));
-        advance_beside(st, rows);
-    }
-    square_end(&m->tiles, to);
-}
-
-/* All rows of the block. Between the squares of a group stand the products with V of the group before. */
-static void do_bounded(size_t steps, memory *m)
-{
-    const block *at = &m->block;
-    size_t first = at->begin / UNIT, units = units_of(at->end) - first, pairs = pairs_of(at);
-    size_t tiles = (units + UNITS - 1) / UNITS, most = (units + tiles - 1) / tiles,
-           rows = (UNIT / 4 + steps - 1) / steps;
-    stream st = {.m = m};
-    group before = {0};
-    for (size_t i = 0; i < LANES; i++) m->start[i] = m->total[i] = 0;
-    for (size_t i = 0; i <= tiles * pairs; i++) {
-        size_t unit = i / pairs * most, step = 0;
-        group now = {.unit = first + unit,
-                     .units = i == tiles * pairs ? 0 : (units - unit < most ? units - unit : most),
-                     .pair = i % pairs,
-                     .first = unit == 0,
-                     .p = m->p + i % 2 * UNITS * STEP_WORDS(1),
-                     .before = st.scored};
-        for (size_t u = 0; u < now.units; u++) {
-            score_unit(&st, &now, u, steps, rows);
-            for (; i > 0 && step < steps && step * now.units < u * steps; step++)
-                meet_v(&st, &before, step, steps, rows);
-        }
-        for (; i > 0 && step < steps; step++) meet_v(&st, &before, step, steps, rows);
-        before = now;
     }
 }
 
