@@ -127,9 +127,15 @@ static bool group_terms_pay(const void *arguments)
     plx_matmul_args all = args->part[0];
     if (!group_accepts_terms(args)) return false;
     const plx_group kind = plx_group_of(args);
-    for (size_t i = 1; i < args->count; i++)
-        *(kind == PLX_GROUP_LEFT ? &all.n : kind == PLX_GROUP_RIGHT ? &all.m : &all.k) +=
-            kind == PLX_GROUP_LEFT ? args->part[i].n : kind == PLX_GROUP_RIGHT ? args->part[i].m : args->part[i].k;
+    for (size_t i = 1; i < args->count; i++) {
+        const plx_matmul_args *part = &args->part[i];
+        if (kind == PLX_GROUP_LEFT)
+            all.n += part->n;
+        else if (kind == PLX_GROUP_RIGHT)
+            all.m += part->m;
+        else
+            all.k += part->k;
+    }
     return terms_pay(&all) && (kind != PLX_GROUP_RIGHT || all.m * all.n <= (size_t)1 << 20);
 }
 /* Each by the implementation that it would have by itself. */

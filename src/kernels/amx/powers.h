@@ -25,6 +25,12 @@ static const uint8_t powers_excess[64] __attribute__((aligned(64))) = {
     10, 10, 9,  9,  9,  8,  8,  7,  7,  7,  6,  6,  5,  5,  4,  3,  3,  2,  1,  1};
 
 #if defined(__AVX512VBMI__) && defined(__AVX512BW__)
+/* Fours of y0 and of y1 in turn, as packing leaves them: each of y0 beside its one of y1. */
+static inline __m512i powers_beside(__m512i z)
+{
+    return _mm512_shuffle_epi8(
+        z, _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15)));
+}
 static inline __m512i powers_of_whole(__m512i z)
 {
     const __m512i table = _mm512_load_si512(powers_excess);
@@ -49,11 +55,26 @@ static inline vi powers_of_lanes(vf y)
 static inline vi powers_paired(vf y0, vf y1)
 {
 #if defined(__AVX512VBMI__) && defined(__AVX512BW__)
-    const __m512i pairs = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15));
     __m512i z = _mm512_packus_epi32(_mm512_cvtps_epi32((__m512)y0), _mm512_cvtps_epi32((__m512)y1));
-    return (vi)powers_of_whole(_mm512_shuffle_epi8(z, pairs));
+    return (vi)powers_of_whole(powers_beside(z));
 #else
     return powers_of_lanes(y0) | powers_of_lanes(y1) << 16;
+#endif
+}
+
+/* The same of y without POWERS_ONE, between -126 and 127 times POWERS_STEPS: nothing has to saturate, so that the
+ * exponent's bias is added beside the table's. -POWERS_ONE itself gives 0. */
+static inline vi powers_paired_near(vf y0, vf y1)
+{
+#if defined(__AVX512VBMI__) && defined(__AVX512BW__)
+    __m512i z = powers_beside(_mm512_packs_epi32(_mm512_cvtps_epi32((__m512)y0), _mm512_cvtps_epi32((__m512)y1)));
+    /* low bytes: excess + 128; high bytes: those of -POWERS_ONE - 128 */
+    const __m512i table = _mm512_xor_si512(_mm512_load_si512(powers_excess), _mm512_set1_epi8((char)0x80));
+    const __m512i one = _mm512_set1_epi16((short)(-(int)POWERS_ONE - 128));
+    return (vi)_mm512_sub_epi16(z,
+                                _mm512_mask_permutexvar_epi8(one, 0x5555555555555555, _mm512_srli_epi16(z, 1), table));
+#else
+    return powers_of_lanes(y0 + vf_set(POWERS_ONE)) | powers_of_lanes(y1 + vf_set(POWERS_ONE)) << 16;
 #endif
 }
 

@@ -113,7 +113,7 @@ INLINE void make_weights(const int terms, const powers how, const square_work *w
                 y0 = row_visible(range, row, y0, -POWERS_ONE);
                 y1 = row_visible(range, row + 1, y1, -POWERS_ONE);
             }
-            pairs[n] = how == POWERS_CAREFUL ? power_pairs_careful(y0, y1) : power_pairs(y0, y1);
+            pairs[n] = how == POWERS_CAREFUL ? power_pairs_careful(y0, y1) : powers_paired_near(y0, y1);
             p_even[n] = powers_low(pairs[n]);
             p_odd[n] = powers_high(pairs[n]);
         } else {

@@ -90,24 +90,7 @@ static inline bool bounded(float k_norm, float x_norm)
     return k_norm * x_norm < most * most;
 }
 
-/* 2^(y / POWERS_STEPS), rows y0 and y1 of 16 lanes: pairs of bf16. Results are between 2^-126 and 2^127: they need no
- * saturation, and the exponent's bias is added beside the table's. */
-INLINE vi power_pairs(vf y0, vf y1)
-{
-#if defined(__AVX512VBMI__) && defined(__AVX512BW__)
-    const __m512i order = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15));
-    __m512i z = _mm512_packs_epi32(_mm512_cvtps_epi32((__m512)y0), _mm512_cvtps_epi32((__m512)y1));
-    z = _mm512_shuffle_epi8(z, order);
-    /* low bytes: excess + 128; high bytes: those of -POWERS_ONE - 128 */
-    const __m512i table = _mm512_xor_si512(_mm512_load_si512(powers_excess), _mm512_set1_epi8((char)0x80));
-    const __m512i one = _mm512_set1_epi16((short)(-(int)POWERS_ONE - 128));
-    return (vi)_mm512_sub_epi16(z,
-                                _mm512_mask_permutexvar_epi8(one, 0x5555555555555555, _mm512_srli_epi16(z, 1), table));
-#else
-    return powers_of_lanes(y0 + vf_set(POWERS_ONE)) | powers_of_lanes(y1 + vf_set(POWERS_ONE)) << 16;
-#endif
-}
-/* The same of any logits: NaN stays NaN. */
+/* powers_paired_near of any logits: NaN stays NaN. */
 static inline vi power_pairs_careful(vf y0, vf y1)
 {
     return vf_bf16_pairs(tile_exp2(y0 * vf_set(1 / POWERS_STEPS)), tile_exp2(y1 * vf_set(1 / POWERS_STEPS)));

@@ -34,7 +34,7 @@ INLINE void make_pairs(const bool masked, const logits *of, const block *at, siz
             y0 = row_visible(&range, of->row + 2 * i, y0, -POWERS_ONE);
             y1 = row_visible(&range, of->row + 2 * i + 1, y1, -POWERS_ONE);
         }
-        vi pairs = power_pairs(y0, y1);
+        vi pairs = powers_paired_near(y0, y1);
         total[n] = pairs_add(total[n], pairs);
         memcpy(of->p + n * TILE + i * 16, &pairs, 64);
     }
