@@ -62,22 +62,6 @@ static inline vi powers_paired(vf y0, vf y1)
 #endif
 }
 
-/* The same of y without POWERS_ONE, between -126 and 127 times POWERS_STEPS: nothing has to saturate, so that the
- * exponent's bias is added beside the table's. -POWERS_ONE itself gives 0. */
-static inline vi powers_paired_near(vf y0, vf y1)
-{
-#if defined(__AVX512VBMI__) && defined(__AVX512BW__)
-    __m512i z = powers_beside(_mm512_packs_epi32(_mm512_cvtps_epi32((__m512)y0), _mm512_cvtps_epi32((__m512)y1)));
-    /* low bytes: excess + 128; high bytes: those of -POWERS_ONE - 128 */
-    const __m512i table = _mm512_xor_si512(_mm512_load_si512(powers_excess), _mm512_set1_epi8((char)0x80));
-    const __m512i one = _mm512_set1_epi16((short)(-(int)POWERS_ONE - 128));
-    return (vi)_mm512_sub_epi16(z,
-                                _mm512_mask_permutexvar_epi8(one, 0x5555555555555555, _mm512_srli_epi16(z, 1), table));
-#else
-    return powers_of_lanes(y0 + vf_set(POWERS_ONE)) | powers_of_lanes(y1 + vf_set(POWERS_ONE)) << 16;
-#endif
-}
-
 /* 32 logits of a row for a left operand, in turn four of y0 and four of y1: number 8 i + j is of y0[4 i + j], number
  * 8 i + 4 + j of y1[4 i + j], j < 4. The right operand's rows must lie in the same order. */
 static inline vi powers_by_fours(vf y0, vf y1)

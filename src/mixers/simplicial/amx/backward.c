@@ -7,8 +7,9 @@
 #include "mixers/simplicial/cpu/sums.h"
 
 #define UNITS 4                                                /* of a tile of rows */
-#define STEPS(terms) ((terms) == 1 ? POWERS_STEPS : 1.0f)      /* of a logit to a power of two: X carries the factor, */
+#define STEPS(terms) ((terms) == 1 ? LOGIT_STEPS : 1.0f)       /* of a logit to a power of two: X carries the factor, */
 #define Y_FACTOR(terms) ((float)(LN_2 / (double)STEPS(terms))) /* which Y undoes in dA */
+#define ONE(terms) ((terms) == 1 ? POWER_START : 0)            /* the logit of P = 1 */
 
 /* P or dA of a tile of rows. */
 typedef struct weights {
@@ -26,8 +27,8 @@ typedef struct memory {
     weights p, da;
     float *w, *u; /* squares [lane pair][32 components] */
     scatter_memory scatter;
-    float start[LANES], minus_delta[LANES]; /* -lse, in steps; -D * Y_FACTOR */
-    float k_norm;                           /* the largest |k|^2 */
+    float start[LANES], minus_delta[LANES]; /* ONE - steps * lse; -D * Y_FACTOR */
+    float largest_k;
     block block;
     plx_tiles tiles;
 } memory;
@@ -106,19 +107,18 @@ INLINE void make_weights(const int terms, const powers how, const square_work *w
         const lane_range *range = &work->range[n];
         vf y0 = vf_load(s), y1 = vf_load(s + 16), start = work->start[n], minus_delta = work->minus_delta[n];
         size_t row = work->row + 2 * i;
-        y0 += start;
-        y1 += start;
         if (terms == 1) {
             if (how != POWERS_ALL) {
-                y0 = row_visible(range, row, y0, -POWERS_ONE);
-                y1 = row_visible(range, row + 1, y1, -POWERS_ONE);
+                y0 = row_visible(range, row, y0, -1e30f);
+                y1 = row_visible(range, row + 1, y1, -1e30f);
             }
-            pairs[n] = how == POWERS_CAREFUL ? power_pairs_careful(y0, y1) : powers_paired_near(y0, y1);
-            p_even[n] = powers_low(pairs[n]);
-            p_odd[n] = powers_high(pairs[n]);
+            pairs[n] = how == POWERS_CAREFUL ? power_pairs_careful(y0 + start, y1 + start)
+                                             : power_pairs(y0 + start, y1 + start);
+            p_even[n] = pairs_low(pairs[n]);
+            p_odd[n] = pairs_high(pairs[n]);
         } else {
-            p_even[n] = tile_exp2(y0);
-            p_odd[n] = tile_exp2(y1);
+            p_even[n] = tile_exp2(y0 + start);
+            p_odd[n] = tile_exp2(y1 + start);
             if (how != POWERS_ALL) {
                 p_even[n] = row_visible(range, row, p_even[n], 0);
                 p_odd[n] = row_visible(range, row + 1, p_odd[n], 0);
@@ -230,15 +230,15 @@ static bool begin_lanes(int terms, const chunk *c, const job *j, memory *m)
     const block *at = &m->block;
     const plx_simplicial_problem *p = c->p;
     bool careful = false;
-    for (size_t n = 0; n < LANES; n++) m->start[n] = m->minus_delta[n] = 0;
+    for (size_t n = 0; n < LANES; n++) m->start[n] = ONE(terms), m->minus_delta[n] = 0;
     for (size_t i = 0; i < at->segments; i++) {
         const segment *s = &at->segment[i];
         const float *out = lanes_at(c, j->sums.args->out, s->query, s->head);
         const float *dout = lanes_at(c, j->sums.args->dout, s->query, s->head);
         size_t row = (c->b * p->sequence.length + s->query) * p->heads + c->head + s->head;
         double delta = lanes_dot(out, dout, c->d), lse = ((const float *)j->sums.args->lse)[row];
-        float start = (float)(-lse * LOG2_E * (double)STEPS(terms));
-        careful |= !(fabsf(start) < (126 - LOGIT_MOST) * POWERS_STEPS);
+        float start = (float)((double)ONE(terms) - lse * LOG2_E * (double)STEPS(terms));
+        careful |= !(fabsf(start) < 0x1p30f);
         for (size_t n = s->lane; n < s->lane + s->count; n++) {
             m->start[n] = start;
             m->minus_delta[n] = (float)-delta * Y_FACTOR(terms);
@@ -255,9 +255,8 @@ INLINE void do_block(const int terms, const chunk *c, const job *j, memory *m, c
     bool careful = begin_lanes(terms, c, j, m), add = false;
     lanes_build_turned(c, at, p->q, c->k2_turned, p->form == PLX_SIMPLICIAL_DET, (float)factor, m->x_turned);
     lanes_build_turned(c, at, j->sums.args->dout, c->v2_turned, false, 1, m->y_turned);
-    lane_columns(terms, c, at, m->x_turned, 1, m->x);
+    careful |= needs_care(c->d, m->largest_k, lane_columns(terms, c, at, m->x_turned, 1, m->x));
     lane_columns(terms, c, at, m->y_turned, Y_FACTOR(terms), m->y);
-    if (terms == 1) careful |= !bounded(m->k_norm, turned_norm(c, at, m->x_turned));
     lane_rows(terms, c, at, m->x_turned, m->x_rows);
     lane_rows(terms, c, at, m->y_turned, m->y_rows);
     for (size_t row = at->begin / UNIT * UNIT; row < at->end;) {
@@ -299,7 +298,7 @@ static size_t lay_out(const job *j, char *base, memory *m)
 
 INLINE void do_blocks(const int terms, const job *j, chunk *c, memory *m, partial *sums)
 {
-    m->k_norm = panel_rows(terms, c, &c->p->k, m->k);
+    m->largest_k = panel_rows(terms, c, &c->p->k, m->k);
     panel_turned(terms, c, &c->p->k, m->k_turned);
     panel_rows(terms, c, &c->p->v, m->v);
     panel_turned(terms, c, &c->p->v, m->v_turned);

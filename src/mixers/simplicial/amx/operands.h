@@ -78,22 +78,19 @@ static inline vf token_part(const chunk *c, const plx_history *history, size_t i
 }
 
 /* k or v of the tokens that the chunk sees through window 1 as left operands [unit][step], tokens as rows. Words hold
- * components 16 apart. Returns the largest |k|^2. */
+ * components 16 apart. Returns the largest magnitude. */
 INLINE float panel_rows(const int terms, const chunk *c, const plx_history *history, uint32_t *to)
 {
     largest most = {0};
-    for (size_t unit = 0; unit < units_of(c->count1); unit++) {
-        vf norms[UNIT] = {0};
+    for (size_t unit = 0; unit < units_of(c->count1); unit++)
         for (size_t l = 0; l < c->width; l += 32, to += STEP_WORDS(terms))
             for (size_t i = 0; i < UNIT; i++) {
                 vf low = token_part(c, history, unit * UNIT + i, l),
                    high = token_part(c, history, unit * UNIT + i, l + 16);
                 put_pairs(terms, low, high, to + i * 16);
-                norms[i] += low * low + high * high;
+                largest_add(&most, low);
+                largest_add(&most, high);
             }
-        largest_add(&most, lane_sums(norms));
-        largest_add(&most, lane_sums(norms + 16));
-    }
     return largest_end(&most);
 }
 
@@ -129,10 +126,12 @@ static inline vf lane_part(const chunk *c, const block *at, const float *turned,
     return tile < at->vectors && l < c->d ? vf_load(turned + l * LANES + tile * 16) : vf_set(0);
 }
 
-/* factor * X^T or Y^T [d][LANES] as right operands [lane pair][step], words as those of panel_rows. */
-INLINE void lane_columns(const int terms, const chunk *c, const block *at, const float *turned, float factor,
-                         uint32_t *to)
+/* factor * X^T or Y^T [d][LANES] as right operands [lane pair][step], words as those of panel_rows. Returns the largest
+ * magnitude. */
+INLINE float lane_columns(const int terms, const chunk *c, const block *at, const float *turned, float factor,
+                          uint32_t *to)
 {
+    largest most = {0};
     for (size_t pair = 0; pair < pairs_of(at); pair++)
         for (size_t l = 0; l < c->width; l += 32, to += STEP_WORDS(terms))
             for (size_t i = 0; i < 32; i++) {
@@ -140,7 +139,10 @@ INLINE void lane_columns(const int terms, const chunk *c, const block *at, const
                 vf low = lane_part(c, at, turned, from, tile) * vf_set(factor),
                    high = lane_part(c, at, turned, from + 16, tile) * vf_set(factor);
                 put_pairs(terms, low, high, to + i * 16);
+                largest_add(&most, low);
+                largest_add(&most, high);
             }
+    return largest_end(&most);
 }
 
 /* X or Y with the lanes as depth: right operands [lane pair][32 components]; words hold lanes 16 apart. */
@@ -174,14 +176,6 @@ enum { PART_LARGE = 5, PARTS };
 #define LOAD_RIGHT(term)                                                                                               \
     plx_tile_load(tiles, 6, right + (term)*2 * TILE, 64);                                                              \
     plx_tile_load(tiles, 7, right + (term)*2 * TILE + TILE, 64);
-INLINE void multiply_loaded(plx_tiles *tiles)
-{
-    (void)tiles;
-    plx_tile_dot(tiles, 0, 4, 6);
-    plx_tile_dot(tiles, 1, 4, 7);
-    plx_tile_dot(tiles, 2, 5, 6);
-    plx_tile_dot(tiles, 3, 5, 7);
-}
 INLINE void multiply(plx_tiles *tiles, const int part, const uint32_t *left, const uint32_t *right)
 {
     if (part == 0) {
@@ -202,15 +196,10 @@ INLINE void multiply(plx_tiles *tiles, const int part, const uint32_t *left, con
     if (part == PART_LARGE) {
         LOAD_LEFT(TERM_HIGH) LOAD_RIGHT(TERM_HIGH)
     }
-    multiply_loaded(tiles);
-}
-/* The same of one term, the right operand in rows of LANES words. */
-INLINE void multiply_lanes(plx_tiles *tiles, const uint32_t *left, const uint32_t *right)
-{
-    LOAD_LEFT(0)
-    plx_tile_load(tiles, 6, right, LANES * 4);
-    plx_tile_load(tiles, 7, right + 16, LANES * 4);
-    multiply_loaded(tiles);
+    plx_tile_dot(tiles, 0, 4, 6);
+    plx_tile_dot(tiles, 1, 4, 7);
+    plx_tile_dot(tiles, 2, 5, 6);
+    plx_tile_dot(tiles, 3, 5, 7);
 }
 
 /* DO(part, step) for each part of a sum over `steps`. */
@@ -241,13 +230,6 @@ INLINE void square_begin(plx_tiles *tiles)
     plx_tile_zero(tiles, 2);
     plx_tile_zero(tiles, 3);
 }
-INLINE void square_load(plx_tiles *tiles, sums_square c)
-{
-    plx_tile_load(tiles, 0, c.data, c.row);
-    plx_tile_load(tiles, 1, c.data + c.right, c.row);
-    plx_tile_load(tiles, 2, c.data + c.below, c.row);
-    plx_tile_load(tiles, 3, c.data + c.below + c.right, c.row);
-}
 INLINE void square_end(plx_tiles *tiles, sums_square c)
 {
     plx_tile_store(tiles, 0, c.data, c.row);
@@ -259,10 +241,14 @@ INLINE void square_end(plx_tiles *tiles, sums_square c)
 INLINE void products(plx_tiles *tiles, const int terms, sums_square c, bool add, const uint32_t *left, size_t left_step,
                      const uint32_t *right, size_t right_step, size_t steps)
 {
-    if (add)
-        square_load(tiles, c);
-    else
+    if (add) {
+        plx_tile_load(tiles, 0, c.data, c.row);
+        plx_tile_load(tiles, 1, c.data + c.right, c.row);
+        plx_tile_load(tiles, 2, c.data + c.below, c.row);
+        plx_tile_load(tiles, 3, c.data + c.below + c.right, c.row);
+    } else {
         square_begin(tiles);
+    }
 #define MULTIPLY(part, step) multiply(tiles, part, left + (step)*left_step, right + (step)*right_step);
     EACH_PART(terms, steps, MULTIPLY)
 #undef MULTIPLY

@@ -367,26 +367,18 @@ INLINE void lanes_build_pieces(const chunk *c, const size_t count, const piece *
     }
 }
 
-/* The pieces of a block's lanes, in their order. Returns how many. */
-static inline size_t lanes_pieces(const chunk *c, const block *at, const void *array, const float *turned,
-                                  piece pieces[2 * LANES])
-{
-    size_t count = 0;
-    for (size_t i = 0; i < at->segments; i++) {
-        const segment *s = &at->segment[i];
-        const float *a = lanes_at(c, array, s->query, s->head);
-        for (size_t n = 0; n < s->count; n += PLX_VW) pieces[count++] = (piece){turned + s->k + n, a, s->lane + n};
-    }
-    return count;
-}
-
 /* out^T[c][lane] = factor * (a o panel)[c], a being a vector of the (query, head); o is elementwise, or with `cross`
  * the cross product panel x a. out: lanes_turned_floats. */
 static inline void lanes_build_turned(const chunk *c, const block *at, const void *array, const float *turned,
                                       bool cross, float factor, float *out)
 {
     piece pieces[2 * LANES];
-    size_t count = lanes_pieces(c, at, array, turned, pieces), whole = LANES / PLX_VW;
+    size_t count = 0, whole = LANES / PLX_VW;
+    for (size_t i = 0; i < at->segments; i++) {
+        const segment *s = &at->segment[i];
+        const float *a = lanes_at(c, array, s->query, s->head);
+        for (size_t n = 0; n < s->count; n += PLX_VW) pieces[count++] = (piece){turned + s->k + n, a, s->lane + n};
+    }
     if (cross)
         lanes_build_pieces(c, count, pieces, true, factor, out);
     else if (count == whole)
