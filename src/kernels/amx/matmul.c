@@ -206,11 +206,14 @@ static inline void block(plx_tiles *tiles, size_t terms, const uint16_t *left, c
     square_operand a = {left, TILE, terms * 2 * TILE}, b = {right, TILE, terms * 2 * TILE};
     const size_t rows = plx_parts(SIDE, steps);
     for (size_t s = 0; s < steps; s++) {
-        go_on(next, rows);
-        if (terms == 1)
+        if (terms == 1) {
+            go_on(next, rows);
             square_multiply(tiles, a, b, s, 1);
-        else
-            square_multiply_terms(tiles, a, 2 * TILE, b, 2 * TILE, s, 1);
+        } else { /* amid the products: behind the last of a step its vectors hold up the tiles of the next */
+            square_first_terms(tiles, a, 2 * TILE, b, 2 * TILE, s);
+            go_on(next, rows);
+            square_second_terms(tiles, b, 2 * TILE, s);
+        }
     }
     square_store(tiles, c, ldc);
 }

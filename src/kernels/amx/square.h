@@ -76,26 +76,29 @@ INLINE void square_dot(plx_tiles *tiles)
     plx_tile_dot(tiles, 3, 5, 7);
 }
 /* The same of f32 numbers in three terms (terms.h), whose tiles lie left_term and right_term numbers apart. From pair
- * to pair of terms one of the two changes, so that a step loads 14 tiles for 24 products; small products come first. */
-INLINE void square_multiply_terms(plx_tiles *tiles, square_operand left, size_t left_term, square_operand right,
-                                  size_t right_term, size_t step, size_t steps)
+ * to pair of terms one of the two changes, so that a step loads 14 tiles for 24 products; small products come first.
+ * In two halves, between which vectors' work may go. */
+INLINE void square_first_terms(plx_tiles *tiles, square_operand left, size_t left_term, square_operand right,
+                               size_t right_term, size_t step)
 {
     const uint16_t *a = left.data + step * left.step, *b = right.data + step * right.step;
-    for (; steps > 0; steps--, a += left.step, b += right.step) {
-        square_left(tiles, left, a + TERM_LOW * left_term);
-        square_right(tiles, right, b);
-        square_dot(tiles); /* low high */
-        square_left(tiles, left, a + TERM_MIDDLE * left_term);
-        square_dot(tiles); /* middle high */
-        square_right(tiles, right, b + TERM_MIDDLE * right_term);
-        square_dot(tiles); /* middle middle */
-        square_left(tiles, left, a);
-        square_dot(tiles); /* high middle */
-        square_right(tiles, right, b + TERM_LOW * right_term);
-        square_dot(tiles); /* high low */
-        square_right(tiles, right, b);
-        square_dot(tiles); /* high high */
-    }
+    square_left(tiles, left, a + TERM_LOW * left_term);
+    square_right(tiles, right, b);
+    square_dot(tiles); /* low high */
+    square_left(tiles, left, a + TERM_MIDDLE * left_term);
+    square_dot(tiles); /* middle high */
+    square_right(tiles, right, b + TERM_MIDDLE * right_term);
+    square_dot(tiles); /* middle middle */
+    square_left(tiles, left, a);
+}
+INLINE void square_second_terms(plx_tiles *tiles, square_operand right, size_t right_term, size_t step)
+{
+    const uint16_t *b = right.data + step * right.step;
+    square_dot(tiles); /* high middle */
+    square_right(tiles, right, b + TERM_LOW * right_term);
+    square_dot(tiles); /* high low */
+    square_right(tiles, right, b);
+    square_dot(tiles); /* high high */
 }
 
 #endif
