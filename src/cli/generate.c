@@ -68,9 +68,9 @@ static int add_json_prompt(prompt_list *list, const char *path, size_t number, c
     json_t *prompt = json_object_get(object, "prompt");
     int result = 1;
     if (!object)
-        cli_error("%s line %zu: no JSON: %s", path, number, error.text);
+        cli_error("%s:%zu: no JSON: %s", path, number, error.text);
     else if (!json_is_string(prompt))
-        cli_error("%s line %zu: wants an object with the text \"prompt\"", path, number);
+        cli_error("%s:%zu: wants an object with the text \"prompt\"", path, number);
     else if (json_array_append(list->lines, prompt) != 0)
         cli_error("out of memory while reading prompts");
     else

@@ -144,13 +144,14 @@ static int store(const char *command, const cli_option *option, const char *text
         *(double *)option->value = number;
         break;
     }
+    const int digits = option->kind == CLI_SIZE ? 15 : 6;
     bool any = option->kind == CLI_REAL && option->least == 0 && option->most == 0;
     if (!any && number < option->least)
-        return cli_usage_error(command, "%s: --%s must be at least %g, not %s", command, option->name, option->least,
-                               text);
+        return cli_usage_error(command, "%s: --%s must be at least %.*g, not %s", command, option->name, digits,
+                               option->least, text);
     if (option->most != 0 && number > option->most)
-        return cli_usage_error(command, "%s: --%s must be at most %g, not %s", command, option->name, option->most,
-                               text);
+        return cli_usage_error(command, "%s: --%s must be at most %.*g, not %s", command, option->name, digits,
+                               option->most, text);
     return CLI_GO_ON;
 }
 

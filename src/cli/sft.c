@@ -132,6 +132,8 @@ int cli_sft(plx_cli *cli, int argc, char **argv)
         result = cli_usage_error("sft", "sft: --data FILE is missing");
     else if (result == CLI_GO_ON && made.out == NULL)
         result = cli_usage_error("sft", "sft: --out DIR is missing");
+    else if (result == CLI_GO_ON && made.steps > 0 && made.epochs > 0)
+        result = cli_usage_error("sft", "sft: --steps and --epochs exclude each other");
     else if (result == CLI_GO_ON && made.rank == 0 && (made.targets != NULL || made.alpha > 0))
         result = cli_usage_error("sft", "sft: --lora-targets and --lora-alpha need --lora-rank");
     else if (result == CLI_GO_ON)

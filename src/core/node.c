@@ -233,8 +233,11 @@ plx_status plx_node_set(plx_context *context, plx_node *root, const char *assign
         json_string(assignment); /* keys come from the command line unread: refuse what no file could hold */
     if (probe == NULL) return plx_fail(context, PLX_ERROR_VALUE, "cannot set '%.80s': not UTF-8", assignment);
     json_decref(probe);
-    PLX_TRY(plx_node_parse_yaml(context, "--set", equals + 1, strlen(equals + 1), &value));
     plx_status status;
+    char *name =
+        plx_format(context, "--set %.*s", (int)(equals - assignment < 200 ? equals - assignment : 200), assignment);
+    PLX_TRY_GOTO(status, done, name != NULL ? PLX_OK : PLX_ERROR_MEMORY);
+    PLX_TRY_GOTO(status, done, plx_node_parse_yaml(context, name, equals + 1, strlen(equals + 1), &value));
     PLX_TRY_GOTO(status, done, plx_node_take_text(context, &path, assignment, (size_t)(equals - assignment)));
     PLX_TRY_GOTO(status, done, reach(context, root, assignment, path, &target));
 
@@ -249,6 +252,7 @@ plx_status plx_node_set(plx_context *context, plx_node *root, const char *assign
     value->next = NULL;
     value->file = given.file;
 done:
+    plx_free(context, name);
     plx_free(context, path);
     plx_node_free(context, value);
     return status;

@@ -337,8 +337,11 @@ static plx_status read_head(plx_gguf *file)
     file->size = (uint64_t)about.st_size;
     PLX_TRY(read_number(file, 4, "its first bytes", &magic));
     if (magic != 0x46554747)
-        return FAIL(file, "%s is no GGUF file: it does not begin with GGUF; other models are directories, a run's too",
-                    file->path);
+        return FAIL(
+            file,
+            "%s is no GGUF file: it does not begin with GGUF; other models are directories (a run's too), other "
+            "tokenizers a tokenizer.json",
+            file->path);
     PLX_TRY(read_number(file, 4, "the version", &version));
     if (version != 2 && version != 3)
         return plx_fail(file->context, PLX_ERROR_UNSUPPORTED,

@@ -289,8 +289,11 @@ plx_status plx_text_next_record(plx_text_reader *reader, const json_t **record, 
     bool more = false;
     *record = NULL;
     if (!reader->json)
-        return plx_fail(reader->context, PLX_ERROR_FORMAT, "'%s' is not named as JSON lines are: .jsonl or .ndjson",
-                        reader->path);
+        return plx_fail(
+            reader->context, PLX_ERROR_FORMAT,
+            "'%s' is not named as JSON is: .jsonl or .ndjson (with .zst behind it or not) for an object a line, .json "
+            "for one list of objects",
+            reader->path);
     PLX_TRY(next_value(reader, &more));
     if (more) *record = reader->value;
     *line = reader->line_number;

@@ -70,11 +70,17 @@ static plx_status fill(plx_context *context, const char *mixer, plx_bench_list *
     return add_model(context, list, PLX_BENCH_DECODE, "generate", mixer);
 }
 
+static plx_status no_mixer(plx_context *context, const char *mixer)
+{
+    char names[PLX_MIXER_NAMES];
+    plx_mixer_names(names);
+    return plx_fail(context, PLX_ERROR_VALUE, "there is no mixer '%.60s'; there are %s", mixer, names);
+}
+
 plx_status plx_bench_list_make(plx_context *context, const char *mixer, plx_bench_list *list)
 {
     *list = (plx_bench_list){0};
-    if (mixer != NULL && plx_mixer_find(mixer) == NULL)
-        return plx_fail(context, PLX_ERROR_VALUE, "there is no mixer '%s'", mixer);
+    if (mixer != NULL && plx_mixer_find(mixer) == NULL) return no_mixer(context, mixer);
     plx_status status = fill(context, mixer != NULL ? mixer : plx_mixers[0]->name, list);
     if (status != PLX_OK) plx_bench_list_free(context, list);
     return status;

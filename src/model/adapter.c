@@ -9,11 +9,12 @@
 
 /* ---- the key "adapter" of config.json ---- */
 
-plx_status plx_adapter_parse(plx_context *context, const plx_node *node, plx_adapter_config *adapter)
+plx_status plx_adapter_parse(plx_context *context, const plx_node *node, const char *section,
+                             plx_adapter_config *adapter)
 {
     plx_keys keys;
     *adapter = (plx_adapter_config){.rank = 8};
-    PLX_TRY(plx_keys_open(&keys, context, node, "adapter"));
+    PLX_TRY(plx_keys_open(&keys, context, node, section));
     PLX_TRY(plx_keys_size(&keys, "rank", &adapter->rank, 1, 4096));
     adapter->alpha = 2.0 * (double)adapter->rank;
     PLX_TRY(plx_keys_real(&keys, "alpha", &adapter->alpha, 1e-6, 1e6));

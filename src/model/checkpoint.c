@@ -72,7 +72,8 @@ plx_status plx_model_resolve(plx_context *context, const char *path, char **dire
         *directory = plx_strdup(context, path);
         if (*directory == NULL) status = plx_context_error(context)->code;
         else if (!plx_file_exists(path))
-            status = plx_fail(context, PLX_ERROR_FILE, "%s: there is nothing of that name: check it, and the directory", path);
+            status = plx_fail(context, PLX_ERROR_FILE,
+                              "'%s': there is nothing of that name: check it, and the directory", path);
         else if (!plx_file_exists(config))
             status = plx_fail(context, PLX_ERROR_FILE,
                               "%s: no model is there: a directory with config.json, a run (latest) or a .gguf is one", path);

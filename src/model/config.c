@@ -14,6 +14,17 @@ static plx_status read_required(plx_keys *keys, const char *key, size_t *value, 
     return plx_keys_size(keys, key, value, least, PLX_SIZE_LIMIT);
 }
 
+/* What messages call a section inside this one: "model.layers[3]". */
+typedef struct section_name {
+    char text[64];
+} section_name;
+static section_name inside(const plx_keys *keys, const char *name)
+{
+    section_name inner;
+    snprintf(inner.text, sizeof inner.text, "%s.%s", keys->section, name);
+    return inner;
+}
+
 /* A token id, or -1 for null and absent. */
 static plx_status read_token(plx_keys *keys, const char *key, int64_t *value, size_t vocab)
 {
@@ -69,7 +80,8 @@ static plx_status read_top(plx_keys *keys, plx_config *config)
     config->rope_scaling.magnitude = 1;
     if (plx_keys_has(keys, "rope_scaling"))
         PLX_TRY(plx_rope_scaling_parse(keys->context, plx_keys_node(keys, "rope_scaling"),
-                                       config->max_position_embeddings, &config->rope_scaling));
+                                       inside(keys, "rope_scaling").text, config->max_position_embeddings,
+                                       &config->rope_scaling));
 
     choice = 0;
     PLX_TRY(plx_keys_choice(keys, "norm", "rms|layer", &choice));
@@ -93,7 +105,7 @@ static plx_status read_top(plx_keys *keys, plx_config *config)
 
     const plx_node *adapter = plx_keys_node(keys, "adapter");
     if (adapter != NULL && adapter->kind != PLX_NODE_NULL)
-        PLX_TRY(plx_adapter_parse(keys->context, adapter, &config->adapter));
+        PLX_TRY(plx_adapter_parse(keys->context, adapter, inside(keys, "adapter").text, &config->adapter));
     if (plx_keys_has(keys, "tokenizer")) {
         PLX_TRY(plx_keys_string(keys, "tokenizer", &text));
         if (strlen(text) >= sizeof config->tokenizer) return plx_keys_fail(keys, "tokenizer", "the name is too long");
@@ -192,10 +204,11 @@ static plx_status read_layers(plx_keys *keys, plx_context *context, plx_config *
     config->layer_count = list->count;
     const plx_node *item = list->child;
     for (size_t i = 0; i < list->count; i++, item = item->next) {
-        char section[32];
+        char name[32];
         plx_keys layer_keys;
-        snprintf(section, sizeof section, "layers[%zu]", i);
-        PLX_TRY(plx_keys_open(&layer_keys, context, item, section));
+        snprintf(name, sizeof name, "layers[%zu]", i);
+        const section_name section = inside(keys, name);
+        PLX_TRY(plx_keys_open(&layer_keys, context, item, section.text));
         PLX_TRY(read_layer(&layer_keys, context, config, i));
         dropout_used |= config->layers[i].form == PLX_BLOCK_PAPER;
     }

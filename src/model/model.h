@@ -61,9 +61,9 @@ plx_status plx_config_parse(plx_context *context, const plx_node *root, plx_conf
 /* Every key, resolved, as JSON; NULL when memory is short. */
 json_t *plx_config_describe(const plx_config *config);
 void plx_config_release(plx_context *context, plx_config *config);
-/* rope_scaling of a config (rope.c): an object in Hugging Face's words; max_positions is the default of
- * original_max_position_embeddings. */
-plx_status plx_rope_scaling_parse(plx_context *context, const plx_node *node, size_t max_positions,
+/* rope_scaling of a config (rope.c): an object in Hugging Face's words, called `section` in messages; max_positions is
+ * the default of original_max_position_embeddings. */
+plx_status plx_rope_scaling_parse(plx_context *context, const plx_node *node, const char *section, size_t max_positions,
                                   plx_rope_scaling *scaling);
 /* The object resolved, null for none; NULL when memory is short. */
 json_t *plx_rope_scaling_describe(const plx_rope_scaling *scaling);
@@ -161,7 +161,9 @@ plx_status plx_arena_run(plx_arena *arena, const plx_batch *batch, const int32_t
                          int flags, uint64_t dropout_seed, uint64_t dropout_stream, plx_pass pass, void *user);
 
 /* ---- adapters (adapter.c) ---- */
-plx_status plx_adapter_parse(plx_context *context, const plx_node *node, plx_adapter_config *adapter);
+/* section: as with plx_rope_scaling_parse. */
+plx_status plx_adapter_parse(plx_context *context, const plx_node *node, const char *section,
+                             plx_adapter_config *adapter);
 json_t *plx_adapter_describe(const plx_adapter_config *adapter); /* NULL when memory is short */
 
 /* ---- files (checkpoint.c) ---- */

@@ -49,7 +49,7 @@ static plx_status read_llama3(plx_keys *keys, plx_rope_scaling *scaling)
     return PLX_OK;
 }
 
-plx_status plx_rope_scaling_parse(plx_context *context, const plx_node *node, size_t max_positions,
+plx_status plx_rope_scaling_parse(plx_context *context, const plx_node *node, const char *section, size_t max_positions,
                                   plx_rope_scaling *scaling)
 {
     plx_keys keys;
@@ -57,7 +57,7 @@ plx_status plx_rope_scaling_parse(plx_context *context, const plx_node *node, si
     const char *name = "";
     int kind;
     *scaling = (plx_rope_scaling){.magnitude = 1};
-    PLX_TRY(plx_keys_open(&keys, context, node, "rope_scaling"));
+    PLX_TRY(plx_keys_open(&keys, context, node, section));
     PLX_TRY(plx_keys_string(&keys, "type", &name)); /* the older name of rope_type */
     PLX_TRY(plx_keys_string(&keys, "rope_type", &name));
     for (kind = PLX_ROPE_LLAMA3; kind >= 0 && strcmp(name, kind_names[kind]) != 0; kind--) {}

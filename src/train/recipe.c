@@ -150,6 +150,7 @@ static plx_status read_top(plx_recipe *recipe)
     const char *out = NULL;
     plx_keys keys;
     PLX_TRY(plx_keys_open(&keys, recipe->context, recipe->root, "the recipe"));
+    keys.section = NULL; /* whose keys these are goes without saying */
     for (size_t i = 0; i < sizeof needed / sizeof needed[0]; i++) {
         const plx_node *section = plx_keys_node(&keys, needed[i]);
         if (section == NULL || section->kind != PLX_NODE_MAP) {
@@ -160,7 +161,7 @@ static plx_status read_top(plx_recipe *recipe)
     }
     plx_keys_node(&keys, "train");
     plx_keys_node(&keys, "sample");
-    PLX_TRY(plx_keys_string(&keys, "out", &out));
+    if (plx_keys_has(&keys, "out")) PLX_TRY(plx_keys_string(&keys, "out", &out));
     if (out == NULL || out[0] == '\0') {
         return plx_fail(recipe->context, PLX_ERROR_VALUE, "%s: 'out' is needed: the directory of the run",
                         recipe->path);

@@ -76,7 +76,7 @@ static plx_status add_layers(plx_context *context, plx_node *config, const plx_n
         size_t repeat = 1;
         if (item->kind == PLX_NODE_MAP) {
             plx_keys keys; /* not closed: the other keys are for the config's reader */
-            PLX_TRY(plx_keys_open(&keys, context, item, "layers"));
+            PLX_TRY(plx_keys_open(&keys, context, item, "model.layers"));
             PLX_TRY(plx_keys_size(&keys, "repeat", &repeat, 1, PLX_RECIPE_LAYERS_MOST));
             if (list->count + repeat > PLX_RECIPE_LAYERS_MOST) {
                 return plx_keys_fail(&keys, "repeat", "more than %d layers", PLX_RECIPE_LAYERS_MOST);

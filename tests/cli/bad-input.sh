@@ -16,6 +16,19 @@ recipe typo.yaml 's/steps: 6/stepz: 6/'
 expect "a key misspelt: file, line, nearest" 1 "typo\.yaml:[0-9]+: .*'stepz'.*'steps'" "$plexus" train typo.yaml
 recipe section.yaml 's/^train:/trian:/'
 expect "a section misspelt" 1 "section\.yaml:[0-9]+: .*'trian'.*'train'" "$plexus" train section.yaml
+expect "a value in --set that is no YAML: which one" 1 "^plexus: --set train.lr:1: '.inf' is not a finite number" \
+    "$plexus" plan good.yaml --set train.lr=.inf
+expect "the place of a layer's key is that in the recipe" 1 "--set: model.layers\[0\].order: must be a whole number" \
+    "$plexus" plan good.yaml --set 'model.layers=[{mixer: nexus, order: 0}]'
+expect "and of what a layer repeats" 1 '--set: model.layers.repeat: ' "$plexus" plan good.yaml --set 'model.layers=[{mixer: nexus, repeat: 0}]'
+expect "of rope_scaling too" 1 '--set: model.rope_scaling.type: ' "$plexus" plan good.yaml --set 'model.rope_scaling={type: no}'
+expect "and of an adapter" 1 '--set: model.adapter.rank: ' "$plexus" plan good.yaml --set 'model.adapter={rank: 0}'
+expect "more levels than the state has parts: how many there may be" 1 'at most 63' \
+    "$plexus" plan good.yaml --set 'model.layers=[{mixer: nexus, order: 64}]'
+expect "with one inner key a level more" 0 'nexus' \
+    "$plexus" plan good.yaml --set 'model.layers=[{mixer: nexus, order: 64, branches: q}]'
+expect "nowhere to write to" 1 "'out' is needed" "$plexus" train good.yaml --set out=
+expect "a number for the directory" 1 '^plexus: --set: out: must be a text, not 3: put it in quotes' "$plexus" train good.yaml --set out=3
 expect "a key misspelt in --set" 1 "'stepz'.*'steps'" "$plexus" train good.yaml --set train.stepz=3
 recipe heads.yaml 's/num_attention_heads: 2/num_attention_heads: 3/'
 expect "heads that do not divide" 1 'heads\.yaml:.*3 heads do not divide' "$plexus" train heads.yaml
@@ -46,6 +59,10 @@ expect "no text to score" 1 'none\.txt' "$plexus" eval run --text none.txt
 echo short >short.txt
 recipe shortdata.yaml 's/text\.txt/short.txt/' 's/out: run/out: shortdata/'
 expect "a text that is too short" 1 'short|window|tokens' "$plexus" train shortdata.yaml
+expect "plain text for conversations" 1 "text.txt' is not named as JSON is: .jsonl .* .json" \
+    "$plexus" train good.yaml --set data.format=conversations --set out=talk
+recipe plain-tokenizer.yaml 's/tokenizer: bytes/tokenizer: text.txt/' 's/out: run/out: plain/'
+expect "plain text for a tokenizer" 1 'text.txt is no GGUF.*tokenizers a tokenizer.json' "$plexus" train plain-tokenizer.yaml
 printf '{"text": "fine"}\n{"text": 3}\n' >bad.jsonl
 expect "a JSON line without text: file and line" 1 'bad\.jsonl:2' "$plexus" eval run --text bad.jsonl
 printf '\xff\xfe\xc0 not UTF-8 \x80\n%.0s' $(seq 300) >bytes.txt
@@ -63,6 +80,7 @@ expect "plan: rows of a recipe" 2 'train.batch_size=N' "$plexus" plan bytes.yaml
 
 # ---- models ----
 expect "a text instead of a model" 1 'text.txt is no GGUF file.*directories' "$plexus" eval text.txt --text text.txt
+expect "a model without a name" 1 "'': there is nothing of that name" "$plexus" generate "" --prompt a
 expect "a model that is missing" 1 'nowhere' "$plexus" generate nowhere --prompt a
 mkdir hollow
 expect "a directory without a model" 1 'hollow' "$plexus" generate hollow --prompt a

@@ -44,7 +44,7 @@ check "and from the command line" cmp many given
 check "the third alone has its own seed" test "$(sed -n 3p many)" = "$(cat alone)"
 check "text of several" test "$(several --prompts prompts.txt | grep -c '^\(the cat\|and\|the dog sat\|x\)')" -ge 4
 echo '{"text": "a"}' >wrong.jsonl
-expect "JSON lines without a prompt" 1 'wrong.jsonl line 1' "$plexus" generate run --prompts wrong.jsonl
+expect "JSON lines without a prompt" 1 'wrong.jsonl:1: ' "$plexus" generate run --prompts wrong.jsonl
 : >empty.txt
 expect "a file without prompts" 1 'empty.txt: no prompts' "$plexus" generate run --prompts empty.txt
 expect "keys and values in f16" 0 '' "$plexus" generate run --prompt the --max-tokens 5 --state f16

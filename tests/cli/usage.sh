@@ -20,6 +20,8 @@ expect "a value missing" 2 "seed wants a value" "$plexus" generate m --seed
 expect "no number" 2 "wants a whole number, not 'ten'" "$plexus" generate m --max-tokens ten
 expect "a negative number" 2 "wants a whole number, not '-3'" "$plexus" generate m --max-tokens -3
 expect "a number too large" 2 'must be at most' "$plexus" generate m --max-tokens 99999999999
+expect "whole numbers are whole in what they may be" 2 '--threads must be at most 1024, not 5000' "$plexus" info --threads 5000
+expect "also large ones" 2 '--M must be at most 16777216, not 99999999' "$plexus" bench matmul.forward --M 99999999
 expect "a number for ever" 2 'wants a whole number' "$plexus" generate m --seed 999999999999999999999999
 expect "not a number" 2 'wants a number' "$plexus" generate m --temperature nan
 expect "out of range" 2 'must be at most 1' "$plexus" generate m --top-p 1.5
@@ -30,6 +32,7 @@ expect "an unknown device" 2 "--device is cpu or fenced, not 'gpu'" "$plexus" in
 expect "an argument missing" 2 'too few arguments; it is plexus eval MODEL' "$plexus" eval
 expect "an argument too many" 2 "unexpected argument 'x'" "$plexus" info x
 expect "eval without a text" 2 "text FILE is missing" "$plexus" eval m
+expect "bench: a mixer that there is not" 1 "no mixer 'fourier'; there are attention, nexus" "$plexus" bench train.step --mixer fourier
 expect "two prompts" 2 'exclude each other' "$plexus" generate m --prompt a --prompt-file b
 
 expect "info" 0 '^memory read ' "$plexus" info

@@ -39,11 +39,13 @@ static plx_status parse(plx_keys *keys, const plx_layer_shape *shape, void *own)
         layer->branch[i].refined = layer->order > 1 && (layer->branches == 0 || layer->branches == 1 + i);
         layer->branch[i].projected = layer->inner != OWN || layer->gated || !layer->branch[i].refined;
     }
-    if (part_count(layer) > PLX_STATE_PARTS_MAX)
-        return plx_keys_fail(
-            keys, "order", "order %zu needs %zu tensors of decoding state a layer, more than the %d that there may be",
-            layer->order, part_count(layer), PLX_STATE_PARTS_MAX);
-    return PLX_OK;
+    if (part_count(layer) <= PLX_STATE_PARTS_MAX) return PLX_OK;
+    nexus_layer most = *layer;
+    while (part_count(&most) > PLX_STATE_PARTS_MAX) most.order--;
+    return plx_keys_fail(keys, "order",
+                         "order %zu needs %zu tensors of decoding state a layer, more than the %d that there may be: "
+                         "with these branches and this inner the order is at most %zu",
+                         layer->order, part_count(layer), PLX_STATE_PARTS_MAX, most.order);
 }
 
 static int describe(const void *own, json_t *object)
