@@ -199,15 +199,20 @@ static const size_t shapes[][7] = {
     {3, 150, 12, 6, 20, 0, 70}, {8, 33, 4, 2, 40, 20, 0}, /* tiles: a head's keys and values in one job */
 };
 
-static void fast_forward_agrees_with_the_reference(void **state)
+static void check_shapes(problem (*make)(void))
 {
-    (void)state;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         const size_t *s = shapes[i];
         set_shape(s[0], s[1], s[2], s[3], s[4], s[5], s[6]);
-        problem p = forward_problem();
+        problem p = make();
         check_all(&p);
     }
+}
+
+static void fast_forward_agrees_with_the_reference(void **state)
+{
+    (void)state;
+    check_shapes(forward_problem);
 }
 
 /* Keys and values that take more than a thread keeps are copied for each block of queries. */
@@ -222,12 +227,7 @@ static void very_wide_heads_agree_with_the_reference(void **state)
 static void fast_backward_agrees_with_the_reference(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        const size_t *s = shapes[i];
-        set_shape(s[0], s[1], s[2], s[3], s[4], s[5], s[6]);
-        problem p = backward_problem();
-        check_all(&p);
-    }
+    check_shapes(backward_problem);
 }
 
 /* Rows of a state: other slots, tokens dropped before base, documents that began earlier. What no query sees is NaN. */

@@ -80,7 +80,7 @@ extern const plx_op plx_op_matmul;
 #define PLX_GROUP_MOST 5
 typedef struct plx_matmul_group_args { size_t count; plx_matmul_args part[PLX_GROUP_MOST]; } plx_matmul_group_args;
 extern const plx_op plx_op_matmul_group;
-/* Whether an implementation takes them as one job; else they may as well be run each by itself. */
+/* Whether an implementation takes them as one job; else each is run by itself, for a profile to name what ran it. */
 bool plx_matmul_groups(const plx_context *context, const plx_matmul_group_args *args);
 
 /* ---- column_sum: out[N] += sum over rows of x[rows,N] ---- */

@@ -112,6 +112,40 @@ PLX_TILES_DECLARE(plx_matmul_group)
 PLX_TILES_DECLARE(plx_matmul_group_terms)
 plx_status plx_matmul_group_ref(plx_context *context, const void *arguments);
 
+static bool alike(const plx_matmul_args *x, const plx_matmul_args *y)
+{
+    return x->transpose_a == y->transpose_a && x->transpose_b == y->transpose_b && x->c_type == y->c_type &&
+           x->bf16 == y->bf16 && x->gradients == y->gradients && y->k > 0;
+}
+static bool same_left(const plx_matmul_args *x, const plx_matmul_args *y)
+{
+    return x->a == y->a && x->a_type == y->a_type && x->lda == y->lda && x->m == y->m && x->k == y->k &&
+           !y->transpose_a;
+}
+static bool same_right(const plx_matmul_args *x, const plx_matmul_args *y)
+{
+    return x->b == y->b && x->b_type == y->b_type && x->ldb == y->ldb && x->n == y->n && x->k == y->k &&
+           y->transpose_a && !y->transpose_b && y->bias == NULL;
+}
+static bool same_sum(const plx_matmul_args *x, const plx_matmul_args *y)
+{
+    return x->c == y->c && x->ldc == y->ldc && x->m == y->m && x->n == y->n && !y->transpose_a && !y->transpose_b &&
+           y->bias == NULL && (x == y || y->beta == 1);
+}
+plx_group plx_group_of(const plx_matmul_group_args *args)
+{
+    bool left = true, right = true, sum = true;
+    if (args->count == 0 || args->count > PLX_GROUP_MOST) return PLX_GROUP_NONE;
+    for (size_t i = 0; i < args->count; i++) {
+        const plx_matmul_args *x = &args->part[0], *y = &args->part[i];
+        if (!alike(x, y)) return PLX_GROUP_NONE;
+        left = left && same_left(x, y);
+        right = right && same_right(x, y);
+        sum = sum && same_sum(x, y);
+    }
+    return left ? PLX_GROUP_LEFT : right ? PLX_GROUP_RIGHT : sum ? PLX_GROUP_SUM : PLX_GROUP_NONE;
+}
+
 static bool all_accepted(const plx_matmul_group_args *args, bool (*accepts)(const void *arguments))
 {
     for (size_t i = 0; i < args->count; i++)
