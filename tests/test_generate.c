@@ -585,6 +585,51 @@ static void test_evaluate(void **state)
     free(config);
 }
 
+/* ---- progress inside a window ---- */
+
+typedef struct seen_progress {
+    size_t inside, whole; /* calls before the window's end, and at it */
+    double last, total;
+    bool stop;
+} seen_progress;
+static void see_progress(void *user, const char *what, double done, double total)
+{
+    seen_progress *seen = user;
+    if (strcmp(what, "scoring text") != 0) return;
+    assert_true(done >= seen->last && total == seen->total);
+    seen->inside += done > 0 && done < total;
+    seen->whole += done == total;
+    seen->last = done;
+}
+static bool stop_when_asked(void *user) { return ((seen_progress *)user)->stop; }
+
+static void test_evaluate_moves(void **state)
+{
+    (void)state;
+    static char text[300];
+    char path[512];
+    memset(text, 'a', sizeof text);
+    write_text(path, ".txt", text, sizeof text);
+    char *config =
+        test_config(plx_mixers[0]->name, plx_mixers[0]->cases[0], 3, "\"vocab_size\": 257, \"tokenizer\": \"bytes\"");
+    for (int stop = 0; stop < 2; stop++) {
+        seen_progress seen = {.total = sizeof text, .stop = stop};
+        plx_context_options options = {
+            .threads = 1, .progress = see_progress, .cancel = stop_when_asked, .user = &seen};
+        plx_context *context;
+        assert_int_equal(plx_context_create(&options, &context), PLX_OK);
+        plx_model *model = test_model(context, config, PLX_F32, 3);
+        plx_evaluation found;
+        assert_int_equal(plx_evaluate_file(model, path, sizeof text, &found), stop ? PLX_CANCELLED : PLX_OK);
+        assert_true(stop ? seen.inside == 1 && seen.whole == 0
+                         : seen.inside >= model->config.layer_count && seen.whole == 1);
+        plx_model_free(model);
+        plx_context_free(context);
+    }
+    free(config);
+    unlink(path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -599,6 +644,7 @@ int main(void)
         cmocka_unit_test(test_generate_cancelled),
         cmocka_unit_test(test_allocation_failures),
         cmocka_unit_test(test_evaluate),
+        cmocka_unit_test(test_evaluate_moves),
     };
     return cmocka_run_group_tests_name("generate", tests, NULL, NULL);
 }

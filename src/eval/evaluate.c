@@ -35,7 +35,17 @@ typedef struct evaluation {
     plx_score score;
     double bytes;           /* of the scored tokens */
     double place, file_size; /* bytes of the file that the tokens so far came from, and all of them */
+    double scored;           /* bytes whose tokens are scored */
 } evaluation;
+
+/* A long window takes long: it moves on with the layers, the last of which is followed by the head. */
+static plx_status layer_done(void *user, size_t done, size_t layers)
+{
+    const evaluation *made = user;
+    const double part = (double)done / (double)(layers + 1);
+    plx_progress(made->context, "scoring text", made->scored + part * (made->place - made->scored), made->file_size);
+    return plx_check_cancel(made->context);
+}
 
 static plx_status make(evaluation *made, size_t window)
 {
@@ -81,6 +91,7 @@ static plx_status score(evaluation *made)
                        .mask = made->mask,
                        .start = made->start};
     PLX_TRY(plx_score_in(&made->arena, &made->pass, &batch, &made->score));
+    made->scored = made->place;
     plx_progress(made->context, "scoring text", made->place, made->file_size);
     made->tokens[0] = made->tokens[scored];
     made->count = 1;
@@ -131,6 +142,8 @@ plx_status plx_evaluate_file(plx_model *model, const char *path, size_t window, 
 {
     evaluation made = {.context = model->context, .model = model};
     plx_arena_init(&made.arena, model);
+    made.arena.layer_done = layer_done;
+    made.arena.watcher = &made;
     plx_status status = make(&made, window);
     if (status == PLX_OK) status = read_text(&made, path);
     if (status == PLX_OK && made.score.tokens == 0)

@@ -166,6 +166,8 @@ plx_status plx_arena_run(plx_arena *arena, const plx_batch *batch, const int32_t
     run.scratch = (plx_stack){.memory = (char *)arena->memory + arena->saved_bytes, .size = arena->scratch_bytes};
     run.dropout_seed = dropout_seed;
     run.dropout_stream = dropout_stream;
+    run.layer_done = arena->layer_done;
+    run.watcher = arena->watcher;
     PLX_TRY(take_batch(&run));
     upload_batch(&run, batch, past, arena->host);
     return pass(&run, arena->model, user);

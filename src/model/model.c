@@ -34,6 +34,7 @@ plx_status plx_model_forward(plx_run *run, plx_model *model, void **hidden)
         else
             y = spare;
         PLX_TRY(plx_block_forward(run, &model->config.layers[i], x, y));
+        if (run->layer_done != NULL) PLX_TRY(run->layer_done(run->watcher, i + 1, model->config.layer_count));
         spare = x;
         x = y;
     }

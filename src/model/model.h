@@ -142,6 +142,8 @@ typedef struct plx_arena {
     plx_pass sized_pass;     /* what the memory was last sized for */
     size_t sized_rows, sized_length, saved_bytes, scratch_bytes;
     int sized_flags;
+    plx_layer_done layer_done; /* of the passes that run in it (run.h); NULL after plx_arena_init */
+    void *watcher;
 } plx_arena;
 
 enum { PLX_PASS_KEEP = 1, PLX_PASS_TRAINING = 2, PLX_PASS_BF16 = 4 /* operands may be rounded to bf16 */ };

@@ -18,6 +18,9 @@ typedef struct plx_stack {
 
 struct plx_session_layer; /* decoding state, infer/state.h */
 
+/* Called after each layer's forward, `done` of `layers`, for progress inside a pass that takes long; may stop it. */
+typedef plx_status (*plx_layer_done)(void *watcher, size_t done, size_t layers);
+
 typedef struct plx_run {
     plx_context *context;
     plx_type type;          /* of all activations: f32 or f64 */
@@ -38,6 +41,8 @@ typedef struct plx_run {
     double flops;           /* counted in a dry run */
     struct plx_session *session; /* in a step: the state to append to; NULL in a forward */
     size_t layer;           /* index of the layer that runs, set by the model */
+    plx_layer_done layer_done; /* NULL: nobody asks */
+    void *watcher;
 } plx_run;
 
 /* Take `count` elements of the run's type (or `bytes` bytes) from a stack; 64-byte aligned. Saved memory stays until
