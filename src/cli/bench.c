@@ -2,9 +2,12 @@
 #include "cli/cli.h"
 #include "lab/bench.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 typedef struct view {
     plx_cli *cli;
@@ -104,6 +107,23 @@ static int check_pattern(plx_cli *cli, const char *pattern)
     return result;
 }
 
+/* A report that cannot be written is said before the time for it is spent. CLI_GO_ON, or the exit status. */
+static int check_report(const char *path)
+{
+    struct stat about;
+    const char *slash = strrchr(path, '/');
+    char *folder = slash == NULL ? strdup(".") : strndup(path, (size_t)(slash - path) + 1);
+    int result = CLI_GO_ON;
+    if (folder == NULL)
+        result = cli_error("out of memory");
+    else if (stat(path, &about) == 0 && S_ISDIR(about.st_mode))
+        result = cli_error("'%s' is a directory: name the file that the report goes to", path);
+    else if (access(folder, W_OK) != 0)
+        result = cli_error("no report can be written to '%s': %s", path, strerror(errno));
+    free(folder);
+    return result;
+}
+
 static int measure(plx_cli *cli, plx_bench_options *options, const char *html, const char *command)
 {
     plx_bench_report report = {.context = cli->context};
@@ -153,6 +173,7 @@ int cli_bench(plx_cli *cli, int argc, char **argv)
         options.pattern = cli->arguments[0];
         result = check_pattern(cli, options.pattern);
     }
+    if (result == CLI_GO_ON && html != NULL) result = check_report(html);
     if (result != CLI_GO_ON) return result;
     char *command = cli_command_text("bench", argc, argv);
     result = measure(cli, &options, html, command != NULL ? command : "plexus bench");

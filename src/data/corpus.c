@@ -141,17 +141,15 @@ done:
 /* Opens an existing file; ERROR_FORMAT when it is no token file, damaged, or made of something else. */
 static plx_status open_file(plx_corpus *self, const plx_tokenizer *tokenizer, uint64_t key)
 {
-    struct stat about;
+    uint64_t size;
     corpus_header header, expected;
-    self->file = open(self->path, O_RDONLY | O_CLOEXEC);
-    if (self->file < 0) return plx_file_fail(self->context, errno, "open", self->path);
-    if (fstat(self->file, &about) != 0) return plx_file_fail(self->context, errno, "read", self->path);
+    PLX_TRY(plx_file_open(self->context, self->path, &self->file, &size));
     PLX_TRY(plx_file_read_at(self->context, self->file, self->path, 0, &header, sizeof header));
     expected = make_header(tokenizer, key, le64toh(header.tokens));
     self->tokens = le64toh(header.tokens);
     self->width = le32toh(expected.width);
     self->vocab_size = tokenizer->vocab_size;
-    uint64_t data = (uint64_t)about.st_size - sizeof header;
+    uint64_t data = size - sizeof header;
     if (memcmp(&header, &expected, sizeof header) != 0 || data % self->width != 0 || data / self->width != self->tokens)
         return plx_fail(self->context, PLX_ERROR_FORMAT, "'%s' is not the token file of these texts: remove it",
                         self->path);

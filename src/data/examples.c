@@ -2,8 +2,10 @@
 #include "data/examples.h"
 
 #include "core/random.h"
+#include "io/files.h"
 #include "io/text_reader.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <string.h>
 
@@ -187,6 +189,7 @@ static plx_status read_list(reading *now)
     json_error_t error;
     json_t *list = json_load_file(now->path, JSON_ALLOW_NUL, &error);
     plx_status status = PLX_OK;
+    if (list == NULL && error.line < 1) return plx_file_fail(now->made->context, errno, "open", now->path);
     if (list == NULL)
         return plx_fail(now->made->context, error.line > 0 ? PLX_ERROR_FORMAT : PLX_ERROR_FILE, "%s:%d: %s", now->path,
                         error.line, error.text);

@@ -68,6 +68,27 @@ plx_status plx_file_read_at(plx_context *context, int file, const char *path, ui
     return PLX_OK;
 }
 
+plx_status plx_file_open(plx_context *context, const char *path, int *file, uint64_t *size)
+{
+    struct stat about;
+    *file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* does not wait for a pipe's writer */
+    if (*file < 0) return plx_file_fail(context, errno, "open", path);
+    plx_status status = PLX_OK;
+    if (fstat(*file, &about) != 0)
+        status = plx_file_fail(context, errno, "read", path);
+    else if (S_ISDIR(about.st_mode))
+        status = plx_file_fail(context, EISDIR, "read", path);
+    else if (!S_ISREG(about.st_mode))
+        status = plx_fail(context, PLX_ERROR_FILE, "'%s' is a pipe or a device: a file is wanted here", path);
+    if (status == PLX_OK) {
+        *size = (uint64_t)about.st_size;
+        return PLX_OK;
+    }
+    close(*file);
+    *file = -1;
+    return status;
+}
+
 plx_status plx_file_read(plx_context *context, const char *path, size_t most, char **data, size_t *bytes)
 {
     int file = open(path, O_RDONLY | O_CLOEXEC);

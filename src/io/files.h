@@ -22,6 +22,9 @@ bool plx_file_exists(const char *path);
 
 /* Records ERROR_FILE for errno `number`: "cannot ACTION 'PATH': reason; remedy". Returns it. */
 plx_status plx_file_fail(plx_context *context, int number, const char *action, const char *path);
+/* Opens a file to be read at any place, and gives its size. ERROR_FILE, at once, also for a directory, a pipe or a
+ * device. */
+plx_status plx_file_open(plx_context *context, const char *path, int *file, uint64_t *size);
 /* Reads exactly `bytes` bytes at `offset`; a file that ends before is ERROR_FORMAT. */
 plx_status plx_file_read_at(plx_context *context, int file, const char *path, uint64_t offset, void *data,
                             size_t bytes);

@@ -11,13 +11,10 @@
 
 #include "io/files.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #define PIECE_BYTES ((size_t)1 << 20)
@@ -331,10 +328,7 @@ static plx_status place_tensors(plx_gguf *file)
 static plx_status read_head(plx_gguf *file)
 {
     uint64_t magic, version, tensors, values;
-    struct stat about;
-    if (fstat(file->file, &about) != 0) return plx_file_fail(file->context, errno, "read", file->path);
-    if (S_ISDIR(about.st_mode)) return plx_file_fail(file->context, EISDIR, "read", file->path);
-    file->size = (uint64_t)about.st_size;
+    PLX_TRY(plx_file_open(file->context, file->path, &file->file, &file->size));
     PLX_TRY(read_number(file, 4, "its first bytes", &magic));
     if (magic != 0x46554747)
         return FAIL(
@@ -371,8 +365,6 @@ plx_status plx_gguf_open(plx_context *context, const char *path, plx_gguf **open
     file->file = -1;
     plx_status status = PLX_OK;
     if ((file->path = plx_strdup(context, path)) == NULL) status = PLX_ERROR_MEMORY;
-    if (status == PLX_OK && (file->file = open(path, O_RDONLY | O_CLOEXEC)) < 0)
-        status = plx_file_fail(context, errno, "open", path);
     if (status == PLX_OK) status = read_head(file);
     if (status == PLX_OK)
         *opened = file;

@@ -10,13 +10,10 @@
 
 #include "io/files.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #define PLX_HEADER_MOST ((uint64_t)100000000) /* as the Python package */
@@ -231,11 +228,9 @@ plx_status plx_safetensors_check_header(plx_context *context, const char *header
 static plx_status read_header(plx_safetensors *self)
 {
     plx_context *context = self->context;
-    struct stat about;
-    if (fstat(self->file, &about) != 0) return plx_file_fail(context, errno, "read", self->path);
-    if (S_ISDIR(about.st_mode)) return plx_file_fail(context, EISDIR, "read", self->path);
-    uint64_t size = (uint64_t)about.st_size, length = 0;
+    uint64_t size, length = 0;
     unsigned char prefix[8];
+    PLX_TRY(plx_file_open(context, self->path, &self->file, &size));
     if (size < sizeof prefix)
         return plx_fail(context, PLX_ERROR_FORMAT, "'%s' is no safetensors file: it has only %" PRIu64 " bytes",
                         self->path, size);
@@ -269,11 +264,6 @@ plx_status plx_safetensors_open(plx_context *context, const char *path, plx_safe
     plx_status status = PLX_ERROR_MEMORY;
     self->path = plx_strdup(context, path);
     if (self->path == NULL) goto failed;
-    self->file = open(path, O_RDONLY | O_CLOEXEC);
-    if (self->file < 0) {
-        status = plx_file_fail(context, errno, "open", path);
-        goto failed;
-    }
     PLX_TRY_GOTO(status, failed, read_header(self));
     *file = self;
     return PLX_OK;

@@ -63,6 +63,7 @@ expect "plain text for conversations" 1 "text.txt' is not named as JSON is: .jso
     "$plexus" train good.yaml --set data.format=conversations --set out=talk
 recipe plain-tokenizer.yaml 's/tokenizer: bytes/tokenizer: text.txt/' 's/out: run/out: plain/'
 expect "plain text for a tokenizer" 1 'text.txt is no GGUF.*tokenizers a tokenizer.json' "$plexus" train plain-tokenizer.yaml
+expect "conversations that are missing" 1 "cannot open 'none.json'" "$plexus" sft run --data none.json --out talk
 printf '{"text": "fine"}\n{"text": 3}\n' >bad.jsonl
 expect "a JSON line without text: file and line" 1 'bad\.jsonl:2' "$plexus" eval run --text bad.jsonl
 printf '\xff\xfe\xc0 not UTF-8 \x80\n%.0s' $(seq 300) >bytes.txt
@@ -98,6 +99,10 @@ damage ': >model.safetensors'
 expect "an empty checkpoint" 1 'model\.safetensors' "$plexus" eval damaged --text text.txt
 damage 'head -c 3000 /dev/urandom >model.safetensors'
 expect "a checkpoint of noise" 1 'model\.safetensors' "$plexus" eval damaged --text text.txt
+damage 'rm model.safetensors; mkfifo model.safetensors'
+expect "a pipe for a checkpoint: nobody waits" 1 'model\.safetensors. is a pipe' timeout 5 "$plexus" eval damaged --text text.txt
+mkfifo pipe.gguf
+expect "nor for a GGUF" 1 'pipe\.gguf: no model is there' timeout 5 "$plexus" eval pipe.gguf --text text.txt
 damage 'rm model.safetensors'
 expect "a checkpoint without weights" 1 'safetensors' "$plexus" eval damaged --text text.txt
 damage 'sed -i "s/\"hidden_size\": *16/\"hidden_size\": 32/" config.json'
