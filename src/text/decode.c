@@ -88,19 +88,12 @@ static plx_status read_strip(decoder *made, const plx_place *place, json_t *obje
 
 static plx_status read_metaspace(decoder *made, const plx_place *place, json_t *object, decoder_step *step)
 {
-    const char *replacement = "\xE2\x96\x81", *text;
-    int prepend = 0;
-    bool prefix = true, split;
-    PLX_TRY(plx_field_known(place, object, "type|replacement|prepend_scheme|split|add_prefix_space|str_rep"));
-    PLX_TRY(plx_field_string(place, object, "replacement", &replacement));
-    PLX_TRY(plx_field_string(place, object, "str_rep", &text));
-    PLX_TRY(plx_field_choice(place, object, "prepend_scheme", "always|first|never", &prepend));
-    PLX_TRY(plx_field_bool(place, object, "add_prefix_space", &prefix));
-    PLX_TRY(plx_field_bool(place, object, "split", &split));
-    if (prefix && prepend < 2) made->self->first_spaces = PLX_FIRST_SPACES_DROPPED;
+    plx_metaspace found;
+    PLX_TRY(plx_metaspace_read(place, object, &found));
+    if (found.prepend != PLX_PREPEND_NEVER) made->self->first_spaces = PLX_FIRST_SPACES_DROPPED;
     step->replace = (plx_normalizer){.kind = PLX_NORMALIZE_REPLACE, .text = plx_strdup(made->self->context, " ")};
     if (step->replace.text == NULL) return PLX_ERROR_MEMORY;
-    return plx_regex_open(place, "replacement", replacement, true, &step->replace.pattern);
+    return plx_regex_open(place, "replacement", found.replacement, true, &step->replace.pattern);
 }
 
 static plx_status read_steps(void *user, const plx_place *place, json_t *object, int depth)

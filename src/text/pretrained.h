@@ -243,6 +243,13 @@ plx_status plx_pretrained_read(plx_tokenizer *tokenizer, const char *file, char 
 int32_t plx_pretrained_id(const plx_pretrained *self, const char *text, size_t bytes);
 
 /* ---- reading (read.c) ---- */
+/* The fields of a Metaspace, in a pre_tokenizer or a decoder; replacement is the object's. */
+typedef struct plx_metaspace {
+    const char *replacement;
+    int prepend; /* as plx_splitter's */
+    bool split;
+} plx_metaspace;
+plx_status plx_metaspace_read(const plx_place *place, json_t *object, plx_metaspace *found);
 plx_status plx_read_normalizer(plx_pretrained *self, const plx_place *place, json_t *object);
 plx_status plx_read_splitter(plx_pretrained *self, const plx_place *place, json_t *object);
 plx_status plx_read_post_processor(plx_pretrained *self, const plx_place *place, json_t *object);

@@ -164,26 +164,34 @@ static plx_status read_byte_level(plx_pretrained *self, const plx_place *place, 
     return regex ? add_pattern(self, place, plx_byte_level_pattern, false, NULL) : PLX_OK;
 }
 
+plx_status plx_metaspace_read(const plx_place *place, json_t *object, plx_metaspace *found)
+{
+    const char *text;
+    bool prefix = true;
+    *found = (plx_metaspace){.replacement = "\xE2\x96\x81", .prepend = PLX_PREPEND_ALWAYS, .split = true};
+    PLX_TRY(plx_field_known(place, object, "type|replacement|prepend_scheme|split|add_prefix_space|str_rep"));
+    PLX_TRY(plx_field_string(place, object, "replacement", &found->replacement));
+    PLX_TRY(plx_field_string(place, object, "str_rep", &text));
+    PLX_TRY(plx_field_choice(place, object, "prepend_scheme", "always|first|never", &found->prepend));
+    PLX_TRY(plx_field_bool(place, object, "add_prefix_space", &prefix));
+    PLX_TRY(plx_field_bool(place, object, "split", &found->split));
+    if (!prefix) found->prepend = PLX_PREPEND_NEVER;
+    return PLX_OK;
+}
+
 static plx_status read_metaspace(plx_pretrained *self, const plx_place *place, json_t *object)
 {
-    const char *replacement = "\xE2\x96\x81", *text;
-    int size, prepend = PLX_PREPEND_ALWAYS;
-    bool prefix = true, split = true;
-    PLX_TRY(plx_field_known(place, object, "type|replacement|prepend_scheme|split|add_prefix_space|str_rep"));
-    PLX_TRY(plx_field_string(place, object, "replacement", &replacement));
-    PLX_TRY(plx_field_string(place, object, "str_rep", &text));
-    PLX_TRY(plx_field_choice(place, object, "prepend_scheme", "always|first|never", &prepend));
-    PLX_TRY(plx_field_bool(place, object, "add_prefix_space", &prefix));
-    PLX_TRY(plx_field_bool(place, object, "split", &split));
-    if (!prefix) prepend = PLX_PREPEND_NEVER;
-    uint32_t character = replacement[0] != '\0' ? plx_char_at(replacement, &size) : 0;
-    if (character == 0 || replacement[size] != '\0')
+    plx_metaspace found;
+    int size;
+    PLX_TRY(plx_metaspace_read(place, object, &found));
+    uint32_t character = found.replacement[0] != '\0' ? plx_char_at(found.replacement, &size) : 0;
+    if (character == 0 || found.replacement[size] != '\0')
         return plx_place_fail(place, PLX_ERROR_FORMAT, "replacement", "must be one character");
     plx_splitter step = {.kind = PLX_SPLIT_METASPACE,
                          .behavior = PLX_SPLIT_MERGED_WITH_NEXT,
                          .character = character,
-                         .prepend = prepend,
-                         .split = split};
+                         .prepend = found.prepend,
+                         .split = found.split};
     return add_splitter(self, place, step, NULL);
 }
 

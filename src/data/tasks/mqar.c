@@ -13,14 +13,6 @@ static plx_status mqar_parse(plx_keys *keys, void *options)
     return plx_task_pairs_parse(keys, self);
 }
 
-static void mqar_describe(const void *options, size_t *vocab_size, size_t *sequence_length, double *chance)
-{
-    const plx_task_pairs *self = options;
-    *vocab_size = self->keys + self->values;
-    *sequence_length = 2 * (self->pairs + self->queries);
-    *chance = 1.0 / (double)self->values;
-}
-
 static void mqar_generate(const void *options, uint64_t seed, uint64_t row, int32_t *inputs, int32_t *targets,
                           float *mask)
 {
@@ -41,6 +33,6 @@ const plx_task plx_task_mqar = {
     .summary = "recall the value that a key was paired with",
     .options_size = sizeof(plx_task_pairs),
     .parse = mqar_parse,
-    .describe = mqar_describe,
+    .describe = plx_task_pairs_describe,
     .generate = mqar_generate,
 };

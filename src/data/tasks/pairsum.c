@@ -15,14 +15,6 @@ static plx_status pairsum_parse(plx_keys *keys, void *options)
     return PLX_OK;
 }
 
-static void pairsum_describe(const void *options, size_t *vocab_size, size_t *sequence_length, double *chance)
-{
-    const plx_task_pairs *self = options;
-    *vocab_size = self->keys + self->values;
-    *sequence_length = 2 * (self->pairs + self->queries);
-    *chance = 1.0 / (double)self->values;
-}
-
 static void pairsum_generate(const void *options, uint64_t seed, uint64_t row, int32_t *inputs, int32_t *targets,
                              float *mask)
 {
@@ -45,6 +37,6 @@ const plx_task plx_task_pairsum = {
     .summary = "add the values that two keys were paired with",
     .options_size = sizeof(plx_task_pairs),
     .parse = pairsum_parse,
-    .describe = pairsum_describe,
+    .describe = plx_task_pairs_describe,
     .generate = pairsum_generate,
 };

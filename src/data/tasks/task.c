@@ -24,6 +24,14 @@ plx_status plx_task_pairs_parse(plx_keys *keys, plx_task_pairs *options)
     return PLX_OK;
 }
 
+void plx_task_pairs_describe(const void *options, size_t *vocab_size, size_t *sequence_length, double *chance)
+{
+    const plx_task_pairs *self = options;
+    *vocab_size = self->keys + self->values;
+    *sequence_length = 2 * (self->pairs + self->queries);
+    *chance = 1.0 / (double)self->values;
+}
+
 void plx_task_pairs_fill(const plx_task_pairs *options, plx_random *random, int32_t *inputs)
 {
     int32_t order[PLX_TASK_SYMBOLS_MOST];

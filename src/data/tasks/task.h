@@ -54,6 +54,8 @@ typedef struct plx_task_pairs {
 } plx_task_pairs;
 /* Keys "keys", "values", "pairs", "queries". */
 plx_status plx_task_pairs_parse(plx_keys *keys, plx_task_pairs *options);
+/* plx_task.describe of both: the pairs, then two tokens a query; answers are values. */
+void plx_task_pairs_describe(const void *options, size_t *vocab_size, size_t *sequence_length, double *chance);
 /* Fills inputs[0 .. 2*pairs): k v k v ... */
 void plx_task_pairs_fill(const plx_task_pairs *options, plx_random *random, int32_t *inputs);
 
