@@ -195,7 +195,7 @@ plx_status plx_recipe_parse(plx_context *context, const char *path, const char *
     recipe->path = plx_strdup(context, path);
     if (recipe->path == NULL) { status = PLX_ERROR_MEMORY; goto done; }
     if (text != NULL)
-        PLX_TRY_GOTO(status, done, plx_node_parse_yaml(context, path, text, strlen(text), &recipe->root));
+        PLX_TRY_GOTO(status, done, plx_node_parse_json(context, path, text, strlen(text), &recipe->root));
     else
         PLX_TRY_GOTO(status, done, plx_node_read_yaml(context, path, &recipe->root));
     for (size_t i = 0; i < count; i++) PLX_TRY_GOTO(status, done, plx_node_set(context, recipe->root, overrides[i]));

@@ -144,7 +144,8 @@ static plx_status build_config(const plx_recipe *recipe, plx_node **result)
     }
     PLX_TRY(plx_keys_size(&keys, "max_position_embeddings", &positions, 1, INT32_MAX));
     if (positions < data->sequence_length) {
-        return plx_keys_fail(&keys, "max_position_embeddings", "%zu is less than the data's sequence_length, %zu",
+        return plx_keys_fail(&keys, "max_position_embeddings",
+                             "%zu is less than the data's sequence_length, %zu: shorten that, or give more positions",
                              positions, data->sequence_length);
     }
 

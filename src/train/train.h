@@ -52,7 +52,8 @@ struct plx_recipe {
     uint64_t seed;
 };
 enum { PLX_TRAIN_NEW = 1, PLX_TRAIN_ADAPTER = 2 };
-/* Of a recipe as text; `path` stands for the file in messages. */
+/* Of a recipe that a program wrote, as JSON; `path` stands for the file in messages, which name no lines. text NULL:
+ * the YAML file at path. */
 plx_status plx_recipe_parse(plx_context *context, const char *path, const char *text, const char *const *overrides,
                             size_t count, plx_recipe **recipe);
 /* The model that the recipe's run trains, with the tokenizer of its data and the tensors marked that move; saved: a

@@ -48,6 +48,9 @@ expect "train.steps wins over the usual one epoch" 0 'done: step 2,' sft_set --o
 expect "train.epochs as well" 0 'done: step 1,' sft_set --out set-epochs --set train.epochs=0.1
 expect "not over epochs that were asked for" 1 'epochs or steps' sft_set --out x --epochs 1 --set train.steps=2
 expect "nor do --steps" 2 'steps and --epochs exclude' sft_set --out x --epochs 1 --steps 2
+expect "what is wrong is said by its key, without lines that nobody wrote" 1 '^plexus: plexus sft: train.parameters: is one of all' \
+    sft "$run" x --train most
+expect "rows longer than the model's positions: what to do" 1 'sequence_length, 9999: shorten that' sft "$run" x --sequence-length 9999
 expect "no data" 2 'data' "$plexus" sft "$run" --out x
 expect "a target that there is none of" 1 'c_attn' sft "$run" x --lora-rank 2 --lora-targets c_attn
 expect "nothing new in a plain model" 1 'nothing new' sft "$run" x --train new
