@@ -200,6 +200,10 @@ static plx_status reach(plx_context *context, plx_node *root, const char *assign
         if (*step == '\0' || ++depth >= PLX_NODE_DEPTH_MAX)
             return plx_fail(context, PLX_ERROR_VALUE, "cannot set '%.80s': expected a.b.c=value", assignment);
         plx_node *last, *child = find_step(node, step, &last);
+        if (child == NULL && node->kind == PLX_NODE_LIST)
+            return plx_fail(context, PLX_ERROR_VALUE,
+                            "cannot set '%.80s': '%.80s' is no item of a list of %zu, which are counted from 0",
+                            assignment, step, node->count);
         if (child == NULL && node->kind != PLX_NODE_MAP && node->kind != PLX_NODE_NULL)
             return plx_fail(context, PLX_ERROR_VALUE,
                             "cannot set '%.80s': there is no '%.80s' to set inside a value that is no mapping",

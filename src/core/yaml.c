@@ -25,8 +25,10 @@ static plx_status parser_error(reader *yaml)
         return plx_fail(context, PLX_ERROR_FORMAT, "%s:%zu: %s (byte %zu)", file, parser->mark.line + 1, problem,
                         parser->problem_offset + 1);
     }
-    return plx_fail(context, PLX_ERROR_FORMAT, "%s:%zu: %s%s%s", file, parser->problem_mark.line + 1, problem,
-                    parser->context != NULL ? ", " : "", parser->context != NULL ? parser->context : "");
+    const bool start = strstr(problem, "cannot start any token") != NULL;
+    return plx_fail(context, PLX_ERROR_FORMAT, "%s:%zu: %s%s%s%s", file, parser->problem_mark.line + 1, problem,
+                    parser->context != NULL ? ", " : "", parser->context != NULL ? parser->context : "",
+                    start ? ": indent with spaces, not tabs, and quote texts that begin with @ or `" : "");
 }
 
 static plx_status refuse(reader *yaml, const yaml_event_t *event, const char *what)

@@ -16,6 +16,10 @@ recipe typo.yaml 's/steps: 6/stepz: 6/'
 expect "a key misspelt: file, line, nearest" 1 "typo\.yaml:[0-9]+: .*'stepz'.*'steps'" "$plexus" train typo.yaml
 recipe section.yaml 's/^train:/trian:/'
 expect "a section misspelt" 1 "section\.yaml:[0-9]+: .*'trian'.*'train'" "$plexus" train section.yaml
+expect "an item that a list does not have" 1 "'7' is no item of a list of 2, which are counted from 0" \
+    "$plexus" plan good.yaml --set model.layers.7.window=3
+printf 'model:\n\thidden_size: 16\n' >tab.yaml
+expect "a tab in a recipe" 1 'tab\.yaml:2: .*spaces, not tabs' "$plexus" plan tab.yaml
 expect "a value in --set that is no YAML: which one" 1 "^plexus: --set train.lr:1: '.inf' is not a finite number" \
     "$plexus" plan good.yaml --set train.lr=.inf
 expect "the place of a layer's key is that in the recipe" 1 "--set: model.layers\[0\].order: must be a whole number" \
