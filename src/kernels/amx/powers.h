@@ -62,6 +62,19 @@ static inline vi powers_paired(vf y0, vf y1)
 #endif
 }
 
+/* The same of y without POWERS_ONE, at least -POWERS_ONE, which gives 0, and at most 127 POWERS_STEPS: adding 3 * 2^22
+ * leaves whole numbers in the low halves, and nothing has to saturate. */
+static inline vi powers_paired_near(vf y0, vf y1)
+{
+#if defined(__AVX512VBMI__) && defined(__AVX512BW__)
+    const vf whole = vf_set(0x1.8p23f + POWERS_ONE);
+    __m512i z0 = (__m512i)(y0 + whole), z1 = (__m512i)(y1 + whole);
+    return (vi)powers_of_whole(_mm512_mask_blend_epi16(0xaaaaaaaa, z0, _mm512_slli_epi32(z1, 16)));
+#else
+    return powers_of_lanes(y0 + vf_set(POWERS_ONE)) | powers_of_lanes(y1 + vf_set(POWERS_ONE)) << 16;
+#endif
+}
+
 /* 32 logits of a row for a left operand, in turn four of y0 and four of y1: number 8 i + j is of y0[4 i + j], number
  * 8 i + 4 + j of y1[4 i + j], j < 4. The right operand's rows must lie in the same order. */
 static inline vi powers_by_fours(vf y0, vf y1)

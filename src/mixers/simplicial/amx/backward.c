@@ -28,7 +28,7 @@ typedef struct memory {
     float *w, *u; /* squares [lane pair][32 components] */
     scatter_memory scatter;
     float start[LANES], minus_delta[LANES]; /* ONE - steps * lse; -D * Y_FACTOR */
-    float largest_k;
+    float k_norm;                           /* the largest |k|^2 */
     block block;
     plx_tiles tiles;
 } memory;
@@ -255,7 +255,7 @@ INLINE void do_block(const int terms, const chunk *c, const job *j, memory *m, c
     bool careful = begin_lanes(terms, c, j, m), add = false;
     lanes_build_turned(c, at, p->q, c->k2_turned, p->form == PLX_SIMPLICIAL_DET, (float)factor, m->x_turned);
     lanes_build_turned(c, at, j->sums.args->dout, c->v2_turned, false, 1, m->y_turned);
-    careful |= needs_care(c->d, m->largest_k, lane_columns(terms, c, at, m->x_turned, 1, m->x));
+    careful |= needs_care(c->d, m->k_norm, lane_columns(terms, c, at, m->x_turned, 1, m->x));
     lane_columns(terms, c, at, m->y_turned, Y_FACTOR(terms), m->y);
     lane_rows(terms, c, at, m->x_turned, m->x_rows);
     lane_rows(terms, c, at, m->y_turned, m->y_rows);
@@ -298,7 +298,7 @@ static size_t lay_out(const job *j, char *base, memory *m)
 
 INLINE void do_blocks(const int terms, const job *j, chunk *c, memory *m, partial *sums)
 {
-    m->largest_k = panel_rows(terms, c, &c->p->k, m->k);
+    m->k_norm = panel_rows(terms, c, &c->p->k, m->k);
     panel_turned(terms, c, &c->p->k, m->k_turned);
     panel_rows(terms, c, &c->p->v, m->v);
     panel_turned(terms, c, &c->p->v, m->v_turned);

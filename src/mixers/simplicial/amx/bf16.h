@@ -1,4 +1,4 @@
-/* bf16.h - P in bf16, straight from the logits of a unit. */
+/* bf16.h - backward's P in bf16, straight from the logits of a unit. */
 #ifndef PLX_MIXERS_SIMPLICIAL_BF16_H
 #define PLX_MIXERS_SIMPLICIAL_BF16_H
 
@@ -49,19 +49,12 @@ static inline vi power_pairs_careful(vf y0, vf y1)
 }
 INLINE vf pairs_low(vi pairs) { return (vf)(pairs << 16); }
 INLINE vf pairs_high(vi pairs) { return (vf)(pairs & (int32_t)0xffff0000); }
-INLINE vf pairs_add(vf sum, vi pairs)
-{
-#if defined(__AVX512BF16__)
-    return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)pairs, (__m512bh)_mm512_set1_epi16(0x3f80));
-#else
-    return sum + (pairs_low(pairs) + pairs_high(pairs));
-#endif
-}
 
-/* Whether logits, in steps, may be too large for whole numbers of 32 bits, or no numbers at all. */
-static inline bool needs_care(size_t d, float largest_k, float largest_x)
+/* Whether logits, in steps, of which the largest |k|^2 and component of X are given, may be too large for whole numbers
+ * of 32 bits, or no numbers at all. */
+static inline bool needs_care(size_t d, float k_norm, float largest_x)
 {
-    return !(largest_k * largest_x * (float)d < 0x1p30f);
+    return !(sqrtf(k_norm) * largest_x * sqrtf((float)d) < 0x1p30f);
 }
 
 #endif

@@ -3,38 +3,13 @@
  * tile unit's products for one square of logits, the vector unit makes P of the square before. When a pair of lane
  * tiles has P of all the tile's rows, they meet V.
  *
- * m of a lane is the maximum of its first unit plus room: P in bf16 is made as a whole number that may grow to 2, so
- * that the room leaves as much upwards as below; in f32 none is needed. Where the room did not do, the block is done
- * again with the true maximum. */
-#include "mixers/simplicial/amx/bf16.h"
+ * Of one bf16 number, where a bound of the logits is known (forward.h), no maximum is needed: m is 0, and all is done
+ * pair by pair of lane tiles (stream.h). Otherwise m of a lane is the maximum of its first unit; where sums come out
+ * too large for that, the block is done again with the true maximum. */
+#include "mixers/simplicial/amx/stream.h"
 
-#define UNITS 4 /* of a tile of rows */
-
-/* How logits are counted: `steps` to a power of two, and what P = 1 is. */
-typedef struct scale_of {
-    float steps, one, room, sum_most;
-} scale_of;
-static const scale_of scales[2] = {{LOGIT_STEPS, POWER_START, 64.0f,
-                                    0.5f}, /* a P that reached the top is 1 at least; with room it is 2^-64 and less */
-                                   {1, 0, 0, 1e18f}};
-#define SCALE(terms) (scales[(terms) == TERMS])
-
-typedef struct memory {
-    float *panels;
-    uint32_t *k, *v;    /* left operands: rows, turned */
-    float *x_turned;    /* [d, LANES] */
-    uint32_t *x;        /* right operands [lane pair][step] */
-    float *s;           /* [2] squares of logits, in turn */
-    uint32_t *p;        /* right operands [UNITS] */
-    float *o2;          /* squares [lane pair][32 components] */
-    float *sum;         /* [width], of the (query, head) in work */
-    float start[LANES]; /* one - steps * m */
-    float total[LANES];
-    float top, mass; /* of the (query, head) in work: out = sum / mass, both relative to 2^top */
-    float largest_k;
-    block block;
-    plx_tiles tiles;
-} memory;
+/* Units of a block whose sums have too few terms for the table's errors to cancel: exact powers there. */
+#define FEW_UNITS 2
 
 /* The maximum of 16 lanes over a unit, of its visible rows. */
 static vf unit_top(const block *at, const float *square, size_t lane, size_t row)
@@ -46,8 +21,6 @@ static vf unit_top(const block *at, const float *square, size_t lane, size_t row
             row_visible(&range, row + r, vf_load(square_rows(square, r / 2, lane / 16 % 2) + r % 2 * 16), -1e30f), top);
     return top;
 }
-
-typedef enum powers { POWERS_ALL, POWERS_MASKED, POWERS_CAREFUL } powers;
 
 /* A square of logits that P is made of. */
 typedef struct square_work {
@@ -72,23 +45,29 @@ static inline void work_end(const square_work *work, memory *m)
     for (size_t i = 0; i < 2; i++) vf_store(m->total + work->lane + i * 16, work->total[i]);
 }
 
+/* Powers of any logits in steps: NaN stays NaN. */
+static inline vi power_pairs(vf y0, vf y1)
+{
+    return vf_bf16_pairs(tile_exp2(y0 * vf_set(1 / POWERS_STEPS)), tile_exp2(y1 * vf_set(1 / POWERS_STEPS)));
+}
+
 /* P of rows 2 i and 2 i + 1, and its sums. */
-INLINE void make_powers(const int terms, const powers how, square_work *work, size_t i)
+INLINE void make_powers(const int terms, const bool masked, square_work *work, size_t i)
 {
     UNROLL for (size_t n = 0; n < 2; n++)
     {
         const float *s = square_rows(work->s, i, n);
         vf y0 = vf_load(s), y1 = vf_load(s + 16);
         uint32_t *to = work->p + n * TILE + i * 16;
-        if (how != POWERS_ALL) {
+        if (masked) {
             y0 = row_visible(&work->range[n], work->row + 2 * i, y0, -1e30f);
             y1 = row_visible(&work->range[n], work->row + 2 * i + 1, y1, -1e30f);
         }
         y0 += work->start[n];
         y1 += work->start[n];
         if (terms == 1) {
-            vi pairs = how == POWERS_CAREFUL ? power_pairs_careful(y0, y1) : power_pairs(y0, y1);
-            work->total[n] = pairs_add(work->total[n], pairs);
+            vi pairs = power_pairs(y0, y1);
+            work->total[n] += powers_low(pairs) + powers_high(pairs);
             memcpy(to, &pairs, 64);
         } else {
             y0 = tile_exp2(y0);
@@ -99,15 +78,13 @@ INLINE void make_powers(const int terms, const powers how, square_work *work, si
     }
 }
 /* By value, so that the usual way may keep its own in registers. */
-static square_work make_powers_seldom(int terms, bool careful, square_work work)
+static square_work make_powers_seldom(int terms, square_work work)
 {
     for (size_t i = 0; i < UNIT / 2; i++)
-        if (terms != 1)
-            make_powers(TERMS, POWERS_MASKED, &work, i);
-        else if (careful)
-            make_powers(1, POWERS_CAREFUL, &work, i);
+        if (terms == 1)
+            make_powers(1, true, &work, i);
         else
-            make_powers(1, POWERS_MASKED, &work, i);
+            make_powers(TERMS, true, &work, i);
     return work;
 }
 
@@ -121,8 +98,7 @@ INLINE void score(const int terms, plx_tiles *tiles, const uint32_t *k, const ui
     {                                                                                                                  \
         multiply(tiles, part, k + (step)*STEP_WORDS(terms), x + (step)*STEP_WORDS(terms));                             \
         part_done++;                                                                                                   \
-        for (; beside != NULL && done * parts < part_done * UNIT / 2; done++)                                          \
-            make_powers(terms, POWERS_ALL, beside, done);                                                              \
+        for (; beside != NULL && done * parts < part_done * UNIT / 2; done++) make_powers(terms, false, beside, done); \
     }
     EACH_PART(terms, steps, SCORE)
 #undef SCORE
@@ -133,7 +109,6 @@ typedef struct rows_of_tile {
     size_t first, units; /* first: a unit's */
     bool add;            /* to sums of earlier rows */
     bool find_m;         /* from each lane's first unit */
-    bool careful;
 } rows_of_tile;
 
 /* One tile of rows, all lanes of the block. */
@@ -150,18 +125,17 @@ INLINE void do_tile(const int terms, size_t steps, const rows_of_tile *rows, mem
         const float *before = m->s + (i + 1) % 2 * SQUARE;
         if (now && rows->find_m && u == 0)
             for (size_t lane = n * 32; lane < n * 32 + 32; lane += 16)
-                vf_store(m->start + lane, vf_set(SCALE(terms).one - SCALE(terms).steps * SCALE(terms).room) -
-                                              unit_top(at, before, lane, row));
+                vf_store(m->start + lane, -unit_top(at, before, lane, row));
         square_work work = work_begin(m, before, n * 32, row, m->p + u * step);
-        bool seldom = rows->careful || lanes_masked(at, row, UNIT);
+        bool seldom = lanes_masked(at, row, UNIT);
         if (now && ahead && !seldom) {
             score(terms, tiles, k, x, steps, s, &work);
         } else {
             if (ahead) score(terms, tiles, k, x, steps, s, NULL);
             if (now && seldom)
-                work = make_powers_seldom(terms, rows->careful, work);
+                work = make_powers_seldom(terms, work);
             else if (now)
-                for (size_t r = 0; r < UNIT / 2; r++) make_powers(terms, POWERS_ALL, &work, r);
+                for (size_t r = 0; r < UNIT / 2; r++) make_powers(terms, false, &work, r);
         }
         if (now) work_end(&work, m);
         for (size_t c = 0; now && u + 1 == units && c < steps; c++)
@@ -171,13 +145,11 @@ INLINE void do_tile(const int terms, size_t steps, const rows_of_tile *rows, mem
 }
 
 /* Rows from .. to - 1, whole units. */
-INLINE void do_span(const int terms, size_t steps, size_t from, size_t to, bool add, bool find_m, bool careful,
-                    memory *m)
+INLINE void do_span(const int terms, size_t steps, size_t from, size_t to, bool add, bool find_m, memory *m)
 {
     while (from < to) {
-        size_t units = units_of(to - from), tiles = (units + UNITS - 1) / UNITS;
-        rows_of_tile rows = {
-            .first = from, .units = (units + tiles - 1) / tiles, .add = add, .find_m = find_m, .careful = careful};
+        size_t units = units_of(to - from), tiles = (units + UNITS(terms) - 1) / UNITS(terms);
+        rows_of_tile rows = {.first = from, .units = (units + tiles - 1) / tiles, .add = add, .find_m = find_m};
         do_tile(terms, steps, &rows, m);
         from += rows.units * UNIT;
         add = true;
@@ -187,7 +159,7 @@ INLINE void do_span(const int terms, size_t steps, size_t from, size_t to, bool 
 
 /* All rows of the block, in units as they lie in the panel. known: m is that of every lane; else it is found in the
  * first unit, which has a row that every lane sees. */
-static void do_all_rows(int terms, size_t steps, bool known, bool careful, memory *m)
+static void do_all_rows(int terms, size_t steps, bool known, memory *m)
 {
     const block *at = &m->block;
     size_t begin = at->begin / UNIT * UNIT, origin = at->inner / UNIT * UNIT;
@@ -195,13 +167,13 @@ static void do_all_rows(int terms, size_t steps, bool known, bool careful, memor
     for (int span = 0; span < 2; span++) {
         size_t from = span == 0 ? origin : begin, to = span == 0 ? at->end : origin;
         if (terms == 1)
-            do_span(1, steps, from, to, span > 0, span == 0 && !known, careful, m);
+            do_span(1, steps, from, to, span > 0, span == 0 && !known, m);
         else
-            do_span(TERMS, steps, from, to, span > 0, span == 0 && !known, false, m);
+            do_span(TERMS, steps, from, to, span > 0, span == 0 && !known, m);
     }
 }
 
-/* m becomes the maximum of each lane, plus the room. */
+/* m becomes the maximum of each lane. */
 static void find_maxima(int terms, size_t steps, memory *m)
 {
     const block *at = &m->block;
@@ -216,75 +188,147 @@ static void find_maxima(int terms, size_t steps, memory *m)
                 score(TERMS, &m->tiles, k, x, steps, m->s, NULL);
             for (size_t i = 0; i < 2; i++) top[i] = vf_max(unit_top(at, m->s, n * 32 + i * 16, unit * UNIT), top[i]);
         }
-        for (size_t i = 0; i < 2; i++)
-            vf_store(m->start + n * 32 + i * 16,
-                     vf_set(SCALE(terms).one - SCALE(terms).steps * SCALE(terms).room) - top[i]);
+        for (size_t i = 0; i < 2; i++) vf_store(m->start + n * 32 + i * 16, -top[i]);
     }
+}
+
+/* All rows, with m found. */
+static void do_with_maxima(int terms, size_t steps, memory *m)
+{
+    do_all_rows(terms, steps, false, m);
+    bool fine = true;
+    for (size_t i = 0; i < m->block.lanes; i++) fine &= m->total[i] < SUM_MOST;
+    if (fine) return;
+    find_maxima(terms, steps, m);
+    do_all_rows(terms, steps, true, m);
+}
+
+/* ---- results ---- */
+
+/* The result of a (query, head) whose lanes have all been added. */
+static void finish(const chunk *c, const segment *s, const plx_simplicial_forward_args *args, const memory *m)
+{
+    size_t row = (c->b * c->p->sequence.length + s->query) * c->p->heads + c->head + s->head;
+    float *out = (float *)args->out + row * c->d;
+    for (size_t l = 0; l < c->d; l++) out[l] = m->sum[l] / m->mass;
+    if (args->lse != NULL) ((float *)args->lse)[row] = (float)(((double)m->top + log2((double)m->mass)) * LN_2);
+}
+static void begin_sum(const chunk *c, memory *m)
+{
+    m->top = m->mass = 0;
+    for (size_t l = 0; l < c->width; l++) m->sum[l] = 0;
+}
+/* Which of lane tile n are the segment's. */
+static inline vi lanes_mine(const segment *s, size_t n)
+{
+    size_t end = s->lane + s->count;
+    return tile_first_lanes(end - n * 16) & ~(n * 16 < s->lane ? tile_first_lanes(s->lane - n * 16) : (vi){0});
 }
 
 /* Adds a segment's lanes to the sum of its (query, head); the last one writes the result. */
 static void gather(int terms, const chunk *c, const segment *s, const plx_simplicial_forward_args *args, memory *m)
 {
-    if (s->first) {
-        m->top = -INFINITY;
-        m->mass = 0;
-        for (size_t l = 0; l < c->width; l++) m->sum[l] = 0;
-    }
     size_t tile = s->lane / 16, tile_end = (s->lane + s->count + 15) / 16, end = s->lane + s->count;
+    if (s->first) begin_sum(c, m);
     float least = m->start[s->lane];
     for (size_t i = s->lane; i < end; i++) least = m->start[i] < least ? m->start[i] : least;
-    float top = (SCALE(terms).one - least) / SCALE(terms).steps;
-    if (m->top > top) top = m->top;
+    float top = -least / STEPS(terms);
+    if (!s->first && m->top > top) top = m->top;
     float rescale = s->first ? 0 : exp2f(m->top - top);
     vf weight[LANES / 16], mass = vf_set(0);
     vi mine[LANES / 16];
     for (size_t n = tile; n < tile_end; n++) {
-        mine[n] = tile_first_lanes(end - n * 16) & ~(n * 16 < s->lane ? tile_first_lanes(s->lane - n * 16) : (vi){0});
-        vf m_of = (vf_set(SCALE(terms).one) - vf_load(m->start + n * 16)) * vf_set(1 / SCALE(terms).steps);
+        mine[n] = lanes_mine(s, n);
+        vf m_of = vf_load(m->start + n * 16) * vf_set(-1 / STEPS(terms));
         weight[n] = tile_exp2(m_of - vf_set(top));
         mass += vf_select(mine[n], weight[n] * vf_load(m->total + n * 16), vf_set(0));
     }
     m->top = top;
     m->mass = m->mass * rescale + vf_sum(mass);
     for (size_t l = 0; l < c->d; l += 16) {
-        vf sums[16];
-        for (size_t i = 0; i < 16; i++) {
-            sums[i] = vf_set(0);
-            for (size_t n = tile; n < tile_end && l + i < c->d; n++) {
-                const float *v2 = c->v2_turned + (l + i) * c->row2 + s->k + n * 16 - s->lane;
-                const float *o2 =
-                    m->o2 + (n / 2 * (c->width / 32) + l / 32) * SQUARE + (l % 32 / 16 * 2 + n % 2) * TILE;
-                sums[i] += vf_select(mine[n], weight[n] * vf_load(v2) * vf_load(o2 + i * 16), vf_set(0));
-            }
+        vf sums[16] = {0};
+        for (size_t n = tile; n < tile_end; n++) {
+            const float *v2 = c->v2_turned + l * c->row2 + s->k + n * 16 - s->lane;
+            const float *o2 = m->o2 + (n / 2 * (c->width / 32) + l / 32) * SQUARE + (l % 32 / 16 * 2 + n % 2) * TILE;
+            for (size_t i = 0; i < 16 && l + i < c->d; i++)
+                sums[i] += vf_select(mine[n], weight[n] * vf_load(v2 + i * c->row2) * vf_load(o2 + i * 16), vf_set(0));
         }
         vf_store(m->sum + l, vf_load(m->sum + l) * vf_set(rescale) + lane_sums(sums));
     }
-    if (!s->last) return;
-    size_t row = (c->b * c->p->sequence.length + s->query) * c->p->heads + c->head + s->head;
-    float *out = (float *)args->out + row * c->d;
-    for (size_t l = 0; l < c->d; l++) out[l] = m->sum[l] / m->mass;
-    if (args->lse != NULL) ((float *)args->lse)[row] = (float)(((double)top + log2((double)m->mass)) * LN_2);
+    if (s->last) finish(c, s, args, m);
+}
+
+/* The same where m is 0 and O2 is that of one pair of lane tiles, which has all lanes of the segment. */
+static void gather_pair(const chunk *c, const segment *s, size_t pair, const plx_simplicial_forward_args *args,
+                        memory *m)
+{
+    size_t tile = s->lane / 16, tile_end = (s->lane + s->count + 15) / 16;
+    bool whole = s->lane % 32 == 0 && s->count == 32;
+    if (s->first) begin_sum(c, m);
+    vf mass = vf_set(0);
+    for (size_t n = tile; n < tile_end; n++) mass += vf_select(lanes_mine(s, n), vf_load(m->total + n * 16), vf_set(0));
+    m->mass += vf_sum(mass);
+    for (size_t l = 0; l < c->d; l += 16) {
+        vf sums[16] = {0};
+        const float *v2 = c->v2_turned + l * c->row2 + s->k + pair * 32 - s->lane, *o2 = m->o2 + l * 32;
+        if (whole && l + 16 <= c->d)
+            UNROLL for (size_t i = 0; i < 16; i++) sums[i] =
+                vf_load(v2 + i * c->row2) * vf_load(o2 + i * 16) +
+                vf_load(v2 + i * c->row2 + 16) * vf_load(o2 + TILE + i * 16);
+        else
+            for (size_t n = tile; n < tile_end; n++)
+                for (size_t i = 0; i < 16 && l + i < c->d; i++)
+                    sums[i] += vf_select(lanes_mine(s, n),
+                                         vf_load(v2 + i * c->row2 + n % 2 * 16) * vf_load(o2 + n % 2 * TILE + i * 16),
+                                         vf_set(0));
+        vf_store(m->sum + l, vf_load(m->sum + l) + lane_sums(sums));
+    }
+    if (s->last) finish(c, s, args, m);
+}
+
+/* X of all lanes as an operand. */
+static void build_all(int terms, const chunk *c, memory *m)
+{
+    const plx_simplicial_problem *p = c->p;
+    float factor = terms == 1 ? 1 : (float)(p->scale * LOG2_E);
+    lanes_build_turned(c, &m->block, p->q, c->k2_turned, p->form == PLX_SIMPLICIAL_DET, factor, m->x_turned);
+    if (terms == 1)
+        lane_columns(1, c, &m->block, m->x_turned, 1, m->x);
+    else
+        lane_columns(TERMS, c, &m->block, m->x_turned, 1, m->x);
+}
+
+/* Pair by pair of lane tiles, so that what belongs to one is near from X to the results. */
+static void do_bounded_block(const chunk *c, const plx_simplicial_forward_args *args, memory *m)
+{
+    const block *at = &m->block;
+    size_t steps = c->width / 32;
+    bool built = false;
+    memset(m->start, 0, sizeof m->start);
+    for (size_t n = 0, i = 0; n < pairs_of(at); n++) {
+        if (!built && !build_pair(c, at, n, m->x)) {
+            build_all(1, c, m);
+            built = true;
+        }
+        do_bounded(steps, n, built ? m->x + n * steps * STEP_WORDS(1) : m->x, m);
+        for (; i < at->segments; i++) {
+            segment part = part_in(&at->segment[i], n);
+            if (part.count > 0) gather_pair(c, &part, n, args, m);
+            if (at->segment[i].lane + at->segment[i].count > (n + 1) * 32) break;
+        }
+    }
 }
 
 static void do_block(int terms, const chunk *c, const plx_simplicial_forward_args *args, memory *m)
 {
     const block *at = &m->block;
-    const plx_simplicial_problem *p = c->p;
-    size_t steps = c->width / 32;
-    bool careful = false;
-    lanes_build_turned(c, at, p->q, c->k2_turned, p->form == PLX_SIMPLICIAL_DET,
-                       (float)(p->scale * LOG2_E * (double)SCALE(terms).steps), m->x_turned);
-    if (terms == 1)
-        careful = needs_care(c->d, m->largest_k, lane_columns(1, c, at, m->x_turned, 1, m->x));
-    else
-        lane_columns(TERMS, c, at, m->x_turned, 1, m->x);
-    do_all_rows(terms, steps, false, careful, m);
-    bool fine = true;
-    for (size_t i = 0; i < at->lanes; i++) fine &= m->total[i] < SCALE(terms).sum_most;
-    if (!fine) {
-        find_maxima(terms, steps, m);
-        do_all_rows(terms, steps, true, careful, m);
+    m->plain = terms == 1 && units_of(at->end) - at->begin / UNIT > FEW_UNITS && bounded(c, m);
+    if (m->plain) {
+        do_bounded_block(c, args, m);
+        return;
     }
+    build_all(terms, c, m);
+    do_with_maxima(terms, c->width / 32, m);
     for (size_t i = 0; i < at->segments; i++) gather(terms, c, &at->segment[i], args, m);
 }
 
@@ -308,7 +352,7 @@ static size_t lay_out(const job *j, char *base, memory *m)
     m->x_turned = take(base, &used, lanes_turned_floats(p->head_dim) * 4);
     m->x = take(base, &used, lane_words(j->terms, width) * 4);
     m->s = take(base, &used, 2 * SQUARE * 4);
-    m->p = take(base, &used, UNITS * step);
+    m->p = take(base, &used, UNITS(j->terms) * step);
     m->o2 = take(base, &used, LANES * width * 4);
     m->sum = take(base, &used, width * 4);
     m->panels = take(base, &used, lanes_short_floats(p, j->division.queries, j->longest) * 4);
@@ -327,8 +371,10 @@ static void do_chunk(void *argument, size_t index, int thread)
     chunk c = lanes_divided(p, &j->division, index);
     lanes_read_short(&c, true, m.panels);
     if (j->terms == 1) {
-        m.largest_k = panel_rows(1, &c, &p->k, m.k);
+        m.k_norm = panel_rows(1, &c, &p->k, m.k);
         panel_turned(1, &c, &p->v, m.v);
+        m.k2_norm = short_norm(&c);
+        for (size_t i = 0; i < c.d * c.row2; i++) c.k2_turned[i] *= (float)(p->scale * LOG2_E) * STEPS(1);
     } else {
         panel_rows(TERMS, &c, &p->k, m.k);
         panel_turned(TERMS, &c, &p->v, m.v);

@@ -68,49 +68,84 @@ INLINE void largest_add(largest *of, vf x)
 }
 static inline float largest_end(const largest *of) { return vf_top(vf_select(of->broken, vf_set(INFINITY), of->top)); }
 
-/* Numbers l .. l + 15 of token i of the chunk's panel; 0 beyond its tokens and components. */
-static inline vf token_part(const chunk *c, const plx_history *history, size_t i, size_t l)
+/* Numbers of the tokens that the chunk sees through window 1. */
+typedef struct tokens {
+    const float *data;
+    size_t count, width, d; /* numbers from token to token; of each */
+} tokens;
+static inline tokens tokens_of(const chunk *c, const plx_history *history)
 {
-    if (i >= c->count1 || l >= c->d) return vf_set(0);
-    const float *token =
-        (const float *)history->data + plx_simplicial_offset(history, c->b, c->base1 + (int64_t)i) + c->g * c->d;
-    return vf_next(token + l, c->d - l);
+    return (tokens){(const float *)history->data + plx_simplicial_offset(history, c->b, c->base1) + c->g * c->d,
+                    c->count1, history->width, c->d};
+}
+/* Numbers l .. l + 15 of token i; 0 beyond the tokens and their numbers. whole: none is beyond. */
+INLINE vf token_part(const tokens *of, const bool whole, size_t i, size_t l)
+{
+    const float *token = of->data + i * of->width + l;
+    if (whole) return vf_load(token);
+    return i >= of->count || l >= of->d ? vf_set(0) : vf_next(token, of->d - l);
+}
+/* Whether tokens i .. i + 31 and their numbers l .. l + 31 all are. */
+static inline bool tokens_whole(const tokens *of, size_t i, size_t l)
+{
+    return i + UNIT <= of->count && l + 32 <= of->d;
 }
 
-/* k or v of the tokens that the chunk sees through window 1 as left operands [unit][step], tokens as rows. Words hold
- * components 16 apart. Returns the largest magnitude. */
+/* A step of a unit of tokens as a left operand, tokens as rows; words hold components 16 apart. Adds their squares. */
+INLINE void put_rows(const int terms, const tokens *of, const bool whole, size_t first, size_t l, vf norms[UNIT],
+                     uint32_t *to)
+{
+    for (size_t i = 0; i < UNIT; i++) {
+        vf low = token_part(of, whole, first + i, l), high = token_part(of, whole, first + i, l + 16);
+        put_pairs(terms, low, high, to + i * 16);
+        norms[i] += low * low + high * high;
+    }
+}
+/* k or v of the tokens that the chunk sees through window 1: left operands [unit][step]. Returns the largest |k|^2. */
 INLINE float panel_rows(const int terms, const chunk *c, const plx_history *history, uint32_t *to)
 {
+    tokens of = tokens_of(c, history);
     largest most = {0};
-    for (size_t unit = 0; unit < units_of(c->count1); unit++)
+    for (size_t first = 0; first < of.count; first += UNIT) {
+        vf norms[UNIT] = {0};
         for (size_t l = 0; l < c->width; l += 32, to += STEP_WORDS(terms))
-            for (size_t i = 0; i < UNIT; i++) {
-                vf low = token_part(c, history, unit * UNIT + i, l),
-                   high = token_part(c, history, unit * UNIT + i, l + 16);
-                put_pairs(terms, low, high, to + i * 16);
-                largest_add(&most, low);
-                largest_add(&most, high);
-            }
+            if (tokens_whole(&of, first, l))
+                put_rows(terms, &of, true, first, l, norms, to);
+            else
+                put_rows(terms, &of, false, first, l, norms, to);
+        largest_add(&most, lane_sums(norms));
+        largest_add(&most, lane_sums(norms + 16));
+    }
     return largest_end(&most);
 }
 
-/* The same as left operands [unit][32 components], components as rows. Words hold neighbouring tokens. */
+/* 16 components of a unit of tokens as a left operand, components as rows; words hold neighbouring tokens. */
+INLINE void put_turned(const int terms, const tokens *of, const bool whole, size_t first, size_t l, uint32_t *to)
+{
+    uint32_t words[TERMS * 2 * TILE] __attribute__((aligned(64)));
+    for (size_t i = 0; i < 16; i++)
+        put_pairs(terms, token_part(of, whole, first + 2 * i, l), token_part(of, whole, first + 2 * i + 1, l),
+                  words + i * 16);
+    for (int term = 0; term < terms; term++) {
+        vf tile[16];
+        memcpy(tile, words + term * 2 * TILE, sizeof tile);
+        transpose(tile);
+        memcpy(to + (size_t)term * 2 * TILE, tile, sizeof tile);
+    }
+}
+/* The same as left operands [unit][32 components]. */
 INLINE void panel_turned(const int terms, const chunk *c, const plx_history *history, uint32_t *to)
 {
-    for (size_t unit = 0; unit < units_of(c->count1); unit++)
-        for (size_t l = 0; l < c->width; l += 32, to += STEP_WORDS(terms))
-            for (size_t half = 0; half < 2; half++) {
-                uint32_t words[TERMS * 2 * TILE] __attribute__((aligned(64)));
-                for (size_t i = 0; i < 16; i++)
-                    put_pairs(terms, token_part(c, history, unit * UNIT + 2 * i, l + half * 16),
-                              token_part(c, history, unit * UNIT + 2 * i + 1, l + half * 16), words + i * 16);
-                for (int term = 0; term < terms; term++) {
-                    vf tile[16];
-                    memcpy(tile, words + term * 2 * TILE, sizeof tile);
-                    transpose(tile);
-                    memcpy(to + (size_t)term * 2 * TILE + half * TILE, tile, sizeof tile);
-                }
-            }
+    tokens of = tokens_of(c, history);
+    for (size_t first = 0; first < of.count; first += UNIT)
+        for (size_t l = 0; l < c->width; l += 16) {
+            uint32_t *half = to + l % 32 * 16;
+            if (tokens_whole(&of, first, l / 32 * 32))
+                put_turned(terms, &of, true, first, l, half);
+            else
+                put_turned(terms, &of, false, first, l, half);
+            if (l % 32 != 0) to += STEP_WORDS(terms);
+        }
 }
 /* Words of such an operand of `tokens`. */
 static inline size_t panel_words(int terms, size_t width, size_t tokens)
@@ -230,6 +265,13 @@ INLINE void square_begin(plx_tiles *tiles)
     plx_tile_zero(tiles, 2);
     plx_tile_zero(tiles, 3);
 }
+INLINE void square_load(plx_tiles *tiles, sums_square c)
+{
+    plx_tile_load(tiles, 0, c.data, c.row);
+    plx_tile_load(tiles, 1, c.data + c.right, c.row);
+    plx_tile_load(tiles, 2, c.data + c.below, c.row);
+    plx_tile_load(tiles, 3, c.data + c.below + c.right, c.row);
+}
 INLINE void square_end(plx_tiles *tiles, sums_square c)
 {
     plx_tile_store(tiles, 0, c.data, c.row);
@@ -241,14 +283,10 @@ INLINE void square_end(plx_tiles *tiles, sums_square c)
 INLINE void products(plx_tiles *tiles, const int terms, sums_square c, bool add, const uint32_t *left, size_t left_step,
                      const uint32_t *right, size_t right_step, size_t steps)
 {
-    if (add) {
-        plx_tile_load(tiles, 0, c.data, c.row);
-        plx_tile_load(tiles, 1, c.data + c.right, c.row);
-        plx_tile_load(tiles, 2, c.data + c.below, c.row);
-        plx_tile_load(tiles, 3, c.data + c.below + c.right, c.row);
-    } else {
+    if (add)
+        square_load(tiles, c);
+    else
         square_begin(tiles);
-    }
 #define MULTIPLY(part, step) multiply(tiles, part, left + (step)*left_step, right + (step)*right_step);
     EACH_PART(terms, steps, MULTIPLY)
 #undef MULTIPLY
