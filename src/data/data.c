@@ -270,6 +270,13 @@ uint64_t plx_data_valid_rows(const plx_data *data)
     return plx_windows_all(&data->valid);
 }
 
+uint64_t plx_data_size(const plx_data *data)
+{
+    if (data->section.task != NULL) return 0;
+    if (data->examples != NULL) return plx_data_train_rows(data) + plx_data_valid_rows(data);
+    return data->train.tokens + data->valid.tokens;
+}
+
 uint64_t plx_data_train_rows(const plx_data *data)
 {
     if (data->section.task != NULL) return 0;

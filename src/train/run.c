@@ -77,12 +77,12 @@ static json_t *run_state(const training *run)
 {
     const plx_run_result *result = run->result;
     double seconds = run->seconds_before + plx_seconds() - run->began;
-    return json_pack("{s:o, s:I, s:f, s:I, s:I, s:o, s:o, s:o, s:o}", "recipe", identity(run->recipe),
-                     "tokens", (json_int_t)result->tokens, "seconds", seconds, "evaluated", (json_int_t)run->evaluated,
-                     "sampled", (json_int_t)run->sampled, "train_loss", number_or_null(result->train_loss),
-                     "valid_loss", number_or_null(result->valid_loss),
-                     "valid_bits_per_byte", number_or_null(result->valid_bits_per_byte),
-                     "valid_accuracy", number_or_null(result->valid_accuracy));
+    return json_pack("{s:o, s:I, s:I, s:f, s:I, s:I, s:o, s:o, s:o, s:o}", "recipe", identity(run->recipe), "data_size",
+                     (json_int_t)plx_data_size(run->data), "tokens", (json_int_t)result->tokens, "seconds", seconds,
+                     "evaluated", (json_int_t)run->evaluated, "sampled", (json_int_t)run->sampled, "train_loss",
+                     number_or_null(result->train_loss), "valid_loss", number_or_null(result->valid_loss),
+                     "valid_bits_per_byte", number_or_null(result->valid_bits_per_byte), "valid_accuracy",
+                     number_or_null(result->valid_accuracy));
 }
 
 static double real_of(const json_t *state, const char *key)
@@ -110,6 +110,17 @@ static void name_difference(const char *section, const json_t *ours, const json_
         snprintf(name, 96, "%s.%.60s", section, key);
         return;
     }
+}
+
+/* The files of the recipe's data may hold something else by now, which nobody may have meant. */
+static void compare_data(const training *run, const json_t *state, const char *directory)
+{
+    const size_t before = size_of(state, "data_size"), now = (size_t)plx_data_size(run->data);
+    if (before == 0 || before == now) return; /* 0: written before Plexus kept it */
+    plx_log(run->context, PLX_LOG_WARNING,
+            "the data's files have changed since %s was written (size %zu, now %zu): the run goes on with other "
+            "rows than it would have",
+            directory, before, now);
 }
 
 /* Refuses to go on from a checkpoint of another model, data or order of rows. */
@@ -155,6 +166,7 @@ static plx_status restore(training *run, size_t step)
         status = plx_fail(run->context, PLX_ERROR_FORMAT, "%s says that it is step %zu", directory, run->trainer->step);
     }
     if (status == PLX_OK) {
+        compare_data(run, state, directory);
         run->saved = run->first = step;
         run->evaluated = size_of(state, "evaluated");
         run->sampled = size_of(state, "sampled");

@@ -80,6 +80,11 @@ expect "a frozen tensor that there is not" 1 "^plexus: train.freeze: no tensor's
 expect "another model than the run's: which key" 1 'model.intermediate_size is not what it was' \
     "$plexus" train bytes.yaml --resume --set model.intermediate_size=24
 expect "another batch" 1 'train.batch_size is not what it was' "$plexus" train bytes.yaml --resume --set train.batch_size=3
+echo 'and more' >>bytes.txt
+expect "a text that has grown since the run began" 0 'warning: the data.s files have changed since bytes/.*.*size 4801, now 4810' \
+    "$plexus" train bytes.yaml --resume --set train.steps=7
+expect "which is said once" 0 '^done' "$plexus" train bytes.yaml --resume --set train.steps=8
+check "as it is the run's now" bash -c '! grep -q changed "$0"' "$work/.err"
 expect "plan: a key set of what is no recipe" 2 '--set changes recipes' "$plexus" plan bytes --set train.steps=3
 expect "plan: rows of a recipe" 2 'train.batch_size=N' "$plexus" plan bytes.yaml --rows 3
 
