@@ -60,10 +60,12 @@ INLINE void do_units(pair_work *work, const size_t parts, size_t steps, const ui
     for (size_t u = 0; u < units; u++) {
         const uint32_t *k = m->k + (first + u) * steps * step;
         square_begin(tiles);
-        for (size_t c = 0; c < steps; c++) {
+        UNROLL for (size_t c = 0; c < parts; c++)
+        {
             multiply(tiles, PART_LARGE, k + c * step, x + c * step);
-            if (u > 0 && c < parts) make_some(work, (first + u - 1) * UNIT, m->p + (u - 1) * step, c * some, some);
+            if (u > 0) make_some(work, (first + u - 1) * UNIT, m->p + (u - 1) * step, c * some, some);
         }
+        for (size_t c = parts; c < steps; c++) multiply(tiles, PART_LARGE, k + c * step, x + c * step);
         square_end(tiles, square_at(m->s, 0));
     }
     size_t last = units - 1, made = 0;
