@@ -91,7 +91,7 @@ plx_status plx_file_open(plx_context *context, const char *path, int *file, uint
 
 plx_status plx_file_read(plx_context *context, const char *path, size_t most, char **data, size_t *bytes)
 {
-    int file = open(path, O_RDONLY | O_CLOEXEC);
+    int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe that nobody writes to is empty */
     if (file < 0) return plx_file_fail(context, errno, "open", path);
     plx_status status = PLX_OK;
     char *text = NULL;
@@ -99,6 +99,10 @@ plx_status plx_file_read(plx_context *context, const char *path, size_t most, ch
     struct stat about;
     if (fstat(file, &about) != 0 || S_ISDIR(about.st_mode)) {
         status = plx_file_fail(context, EISDIR, "read", path);
+        goto done;
+    }
+    if (fcntl(file, F_SETFL, 0) != 0) { /* what a writer has yet to write is waited for */
+        status = plx_file_fail(context, errno, "read", path);
         goto done;
     }
     size_t expected = about.st_size > 0 ? (size_t)about.st_size : 0;

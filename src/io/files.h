@@ -4,7 +4,8 @@
 
 #include "core/context.h"
 
-/* Reads a whole file of at most `most` bytes; *data is NUL-terminated beyond *bytes, freed with plx_free. */
+/* Reads a whole file, or a pipe that someone writes to, of at most `most` bytes; *data is NUL-terminated beyond *bytes,
+ * freed with plx_free. */
 plx_status plx_file_read(plx_context *context, const char *path, size_t most, char **data, size_t *bytes);
 /* Writes PATH.tmp, syncs it, renames it to PATH, syncs the directory. On failure PATH is as before. */
 plx_status plx_file_write(plx_context *context, const char *path, const void *data, size_t bytes);

@@ -110,6 +110,9 @@ damage 'head -c 3000 /dev/urandom >model.safetensors'
 expect "a checkpoint of noise" 1 'model\.safetensors' "$plexus" eval damaged --text text.txt
 damage 'rm model.safetensors; mkfifo model.safetensors'
 expect "a pipe for a checkpoint: nobody waits" 1 'model\.safetensors. is a pipe' timeout 5 "$plexus" eval damaged --text text.txt
+damage 'rm config.json; mkfifo config.json'
+expect "nor for a config.json" 1 'config\.json' timeout 5 "$plexus" eval damaged --text text.txt
+check "a recipe may come from a pipe with a writer" bash -c '"$0" train <(sleep 0.2; cat good.yaml) --set out=piped' "$plexus"
 mkfifo pipe.gguf
 expect "nor for a GGUF" 1 'pipe\.gguf: no model is there' timeout 5 "$plexus" eval pipe.gguf --text text.txt
 damage 'rm model.safetensors'
