@@ -322,8 +322,7 @@ static void do_bounded_block(const chunk *c, const plx_simplicial_forward_args *
 static void do_block(int terms, const chunk *c, const plx_simplicial_forward_args *args, memory *m)
 {
     const block *at = &m->block;
-    m->plain = terms == 1 && units_of(at->end) - at->begin / UNIT > FEW_UNITS && bounded(c, m);
-    if (m->plain) {
+    if (terms == 1 && units_of(at->end) - at->begin / UNIT > FEW_UNITS && bounded(c, m)) {
         do_bounded_block(c, args, m);
         return;
     }

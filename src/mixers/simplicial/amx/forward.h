@@ -22,7 +22,6 @@ typedef struct memory {
     float total[LANES];
     float top, mass;       /* of the (query, head) in work: out = sum / mass, both relative to 2^top */
     float k_norm, k2_norm; /* the largest |k|^2, |k'|^2 */
-    bool plain;            /* m of every lane is 0 */
     block block;
     plx_tiles tiles;
 } memory;
