@@ -384,24 +384,25 @@ static void compare_tiles(const fixture *f, int first, double *const expected[OU
 }
 
 /* The tile versions, emulated and, where the processor has tiles, real, err at most twice as much as rounded operands
- * do, normwise; and f32's own errors on top, for what rounding leaves alone. */
-static void check_tiles(sizes s, double size, uint64_t seed)
+ * do, normwise; and f32's own errors on top, for what rounding leaves alone. With `exact` the gradients alone, where
+ * out and lse come from exact sums, as of a forward in f32: errors of forward's sums of P and of backward's P then do
+ * not cancel. */
+static void check_tiles(sizes s, double size, uint64_t seed, bool exact)
 {
     fixture f = make(s, size, seed);
     double *expected[OUTPUTS], *rounded[OUTPUTS], *once[OUTPUTS];
     run(reference, &f, PLX_F64, true);
     keep(&f, expected);
     keep(&f, rounded);
-    rounded_operands(&f, NULL, rounded);
+    rounded_operands(&f, exact ? expected : NULL, rounded);
     f.bf16 = true;
     for (int i = 0; i < 2; i++) {
         if (tiled[i][0] == NULL) continue;
-        run(tiled[i][0], &f, PLX_F32, true);
-        compare_tiles(&f, OUT, expected, rounded, tiled_names[i]);
+        run_on(exact ? reference : tiled[i][0], tiled[i][0], &f, PLX_F32);
+        compare_tiles(&f, exact ? DQ : OUT, expected, rounded, tiled_names[i]);
         keep(&f, once);
-        run(tiled[i][1], &f, PLX_F32, true);
-        for (int o = 0; o < OUTPUTS; o++)
-            assert_memory_equal(once[o], f.result[o], f.result_count[o] * sizeof(double));
+        run_on(exact ? reference : tiled[i][1], tiled[i][1], &f, PLX_F32);
+        for (int o = 0; o < OUTPUTS; o++) assert_memory_equal(once[o], f.result[o], f.result_count[o] * sizeof(double));
         drop_kept(once);
     }
     drop_kept(expected);
@@ -421,35 +422,17 @@ static const sizes tile_shapes[] = {
 static void test_tiles(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < sizeof tile_shapes / sizeof tile_shapes[0]; i++) check_tiles(tile_shapes[i], 1, 300 + i);
+    for (size_t i = 0; i < sizeof tile_shapes / sizeof tile_shapes[0]; i++) check_tiles(tile_shapes[i], 1, 300 + i, false);
     /* maxima that the room above a lane's first rows holds, and others that it does not */
-    check_tiles((sizes){.rows = 2, .length = 150, .heads = 8, .kv_heads = 2, .d = 32, .window2 = 3}, 10, 320);
-    check_tiles((sizes){.rows = 2, .length = 150, .heads = 8, .kv_heads = 2, .d = 32, .window2 = 3}, 60, 321);
+    check_tiles((sizes){.rows = 2, .length = 150, .heads = 8, .kv_heads = 2, .d = 32, .window2 = 3}, 10, 320, false);
+    check_tiles((sizes){.rows = 2, .length = 150, .heads = 8, .kv_heads = 2, .d = 32, .window2 = 3}, 60, 321, false);
 }
 
-/* The same for gradients alone where out and lse come from exact sums, as of a forward in f32: errors of forward's sums
- * of P and of backward's P then do not cancel. */
 static void test_tiles_exact_sums(void **state)
 {
     (void)state;
-    static const sizes list[] = {{1, 128, 2, 1, 64, 512, 32, 0, 0, 0, 0}, {1, 64, 2, 2, 128, 512, 32, 0, 0, 0, 0}};
-    for (size_t n = 0; n < sizeof list / sizeof list[0]; n++) {
-        fixture f = make(list[n], 1, 340 + n);
-        double *expected[OUTPUTS], *rounded[OUTPUTS];
-        run(reference, &f, PLX_F64, true);
-        keep(&f, expected);
-        keep(&f, rounded);
-        rounded_operands(&f, expected, rounded);
-        f.bf16 = true;
-        for (int i = 0; i < 2; i++) {
-            if (tiled[i][0] == NULL) continue;
-            run_on(reference, tiled[i][0], &f, PLX_F32);
-            compare_tiles(&f, DQ, expected, rounded, tiled_names[i]);
-        }
-        drop_kept(expected);
-        drop_kept(rounded);
-        drop(&f);
-    }
+    check_tiles((sizes){1, 128, 2, 1, 64, 512, 32, 0, 0, 0, 0}, 1, 340, true);
+    check_tiles((sizes){1, 64, 2, 2, 128, 512, 32, 0, 0, 0, 0}, 1, 341, true);
 }
 
 /* Logits of billions, in forward's steps beyond whole numbers of 32 bits: a lane's largest is still found, though its first
