@@ -114,8 +114,8 @@ INLINE void make_weights(const int terms, const powers how, const square_work *w
             }
             pairs[n] = how == POWERS_CAREFUL ? power_pairs_careful(y0 + start, y1 + start)
                                              : power_pairs(y0 + start, y1 + start);
-            p_even[n] = pairs_low(pairs[n]);
-            p_odd[n] = pairs_high(pairs[n]);
+            p_even[n] = powers_low(pairs[n]);
+            p_odd[n] = powers_high(pairs[n]);
         } else {
             p_even[n] = tile_exp2(y0 + start);
             p_odd[n] = tile_exp2(y1 + start);

@@ -2,6 +2,7 @@
 #ifndef PLX_MIXERS_SIMPLICIAL_BF16_H
 #define PLX_MIXERS_SIMPLICIAL_BF16_H
 
+#include "kernels/amx/powers.h"
 #include "mixers/simplicial/amx/operands.h"
 
 typedef uint32_t vu __attribute__((vector_size(64)));
@@ -47,8 +48,6 @@ static inline vi power_pairs_careful(vf y0, vf y1)
     y1 = tile_exp2((y1 - vf_set(POWER_START)) * vf_set(1 / LOGIT_STEPS));
     return vf_bf16_pairs(y0, y1);
 }
-INLINE vf pairs_low(vi pairs) { return (vf)(pairs << 16); }
-INLINE vf pairs_high(vi pairs) { return (vf)(pairs & (int32_t)0xffff0000); }
 
 /* Whether logits, in steps, of which the largest |k|^2 and component of X are given, may be too large for whole numbers
  * of 32 bits, or no numbers at all. */

@@ -46,7 +46,7 @@ static inline void work_end(const square_work *work, memory *m)
 }
 
 /* Powers of any logits in steps: NaN stays NaN. */
-static inline vi power_pairs(vf y0, vf y1)
+static inline vi exact_pairs(vf y0, vf y1)
 {
     return vf_bf16_pairs(tile_exp2(y0 * vf_set(1 / POWERS_STEPS)), tile_exp2(y1 * vf_set(1 / POWERS_STEPS)));
 }
@@ -66,7 +66,7 @@ INLINE void make_powers(const int terms, const bool masked, square_work *work, s
         y0 += work->start[n];
         y1 += work->start[n];
         if (terms == 1) {
-            vi pairs = power_pairs(y0, y1);
+            vi pairs = exact_pairs(y0, y1);
             work->total[n] += powers_low(pairs) + powers_high(pairs);
             memcpy(to, &pairs, 64);
         } else {
