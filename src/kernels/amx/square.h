@@ -38,6 +38,41 @@ INLINE void square_store(plx_tiles *tiles, float *c, size_t stride)
     plx_tile_store(tiles, 2, low, stride * sizeof *c);
     plx_tile_store(tiles, 3, low + 16, stride * sizeof *c);
 }
+/* Where a square of sums lies; data NULL: nowhere. */
+typedef struct square_place {
+    float *data;
+    size_t stride;
+} square_place;
+
+/* The first products of a square c, of the operands in tiles 4 to 7, from what it has or, unless `add`, from 0. The
+ * square that is held in the tiles until now is stored; then c is held. A store right behind a tile's last product
+ * waits for it and lets nothing pass, so that each stands just before its tile is used anew. Whoever reads a square
+ * ends it first. */
+INLINE void square_dot_first(plx_tiles *tiles, square_place *held, square_place c, bool add)
+{
+    (void)tiles;
+    const square_place from = *held;
+    const size_t from_row = from.stride * sizeof *from.data, row = c.stride * sizeof *c.data;
+#define TURN(sums, a, b, at, column)                                                                                   \
+    if (from.data != NULL) plx_tile_store(tiles, sums, from.data + (at)*from.stride + (column), from_row);             \
+    if (add) {                                                                                                         \
+        plx_tile_load(tiles, sums, c.data + (at)*c.stride + (column), row);                                            \
+    } else {                                                                                                           \
+        plx_tile_zero(tiles, sums);                                                                                    \
+    }                                                                                                                  \
+    plx_tile_dot(tiles, sums, a, b);
+    TURN(0, 4, 6, 0, 0)
+    TURN(1, 4, 7, 0, 16)
+    TURN(2, 5, 6, 16, 0)
+    TURN(3, 5, 7, 16, 16)
+#undef TURN
+    *held = c;
+}
+INLINE void square_end(plx_tiles *tiles, square_place *held)
+{
+    if (held->data != NULL) square_store(tiles, held->data, held->stride);
+    held->data = NULL;
+}
 /* sums += left right, over `steps` of depth 32, from the step-th on. */
 INLINE void square_multiply(plx_tiles *tiles, square_operand left, square_operand right, size_t step, size_t steps)
 {

@@ -174,37 +174,31 @@ static void make_square(plx_tiles *tiles, const desk *x, const squares *s, size_
         make_weights(tiles, x, i, j, from, false, false, &next);
     else
         make_weights(tiles, x, i, j, from, true, false, &next);
+    end_ahead(tiles, &next);
 }
 
 /* c [depth][BLOCK] += left weights, left being components of queries. */
 static void add_keys(plx_tiles *tiles, const desk *x, const squares *s, const uint16_t *left, const uint16_t *weights,
-                     float *c)
+                     float *c, square_place *held)
 {
     const size_t depth = x->depth;
     for (size_t row = 0; row < depth; row += 32)
         for (size_t j = 0; j < STRIPS; j++) {
             if (s->from[j] >= s->to[j]) continue;
-            float *corner = c + row * BLOCK + j * STRIP;
-            square_load(tiles, corner, BLOCK);
             multiply(tiles, (planes){{left + row / 16 * TILE, TILE, strip_numbers(depth)}, STRIP * depth},
                      (planes){{weights + 2 * j * STRIPS * TILE, STRIPS * TILE, TILE}, WEIGHTS}, s->from[j],
-                     s->to[j] - s->from[j]);
-            square_store(tiles, corner, BLOCK);
+                     s->to[j] - s->from[j], held, (square_place){c + row * BLOCK + j * STRIP, BLOCK});
         }
 }
 
-static void add_queries(plx_tiles *tiles, const desk *x, const squares *s)
+static void add_queries(plx_tiles *tiles, const desk *x, const squares *s, square_place *held)
 {
     const size_t depth = x->depth;
     for (size_t i = 0; i < STRIPS; i++)
-        for (size_t c = 0; c < depth && s->begin[i] < s->end[i]; c += 32) {
-            float *corner = x->dq + i * STRIP * depth + c;
-            square_load(tiles, corner, depth);
+        for (size_t c = 0; c < depth && s->begin[i] < s->end[i]; c += 32)
             multiply(tiles, (planes){{x->ds_rows + 2 * i * STRIPS * TILE, STRIPS * TILE, TILE}, WEIGHTS},
                      (planes){{x->k_rows + c / 16 * TILE, TILE, strip_numbers(depth)}, STRIP * depth}, s->begin[i],
-                     s->end[i] - s->begin[i]);
-            square_store(tiles, corner, depth);
-        }
+                     s->end[i] - s->begin[i], held, (square_place){x->dq + i * STRIP * depth + c, depth});
 }
 
 static void take_block(plx_tiles *tiles, const desk *x)
@@ -214,11 +208,13 @@ static void take_block(plx_tiles *tiles, const desk *x)
     if (s.count == 0) return;
     ahead first;
     ahead_set(&first, x, &s, 0);
-    go_ahead(tiles, &first, first.total);
+    end_ahead(tiles, &first);
     for (size_t number = 0; number < s.count; number++) make_square(tiles, x, &s, number);
-    add_keys(tiles, x, &s, x->o_turned, x->p, x->dv);
-    add_keys(tiles, x, &s, x->q_turned, x->ds, x->dk);
-    add_queries(tiles, x, &s);
+    square_place held = {NULL, 0};
+    add_keys(tiles, x, &s, x->o_turned, x->p, x->dv, &held);
+    add_keys(tiles, x, &s, x->q_turned, x->ds, x->dk, &held);
+    add_queries(tiles, x, &s, &held);
+    square_end(tiles, &held);
 }
 
 /* ---- results ---- */

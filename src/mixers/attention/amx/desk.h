@@ -135,16 +135,20 @@ static void add_all_values(plx_tiles *tiles, desk *x, const values *y, size_t fr
 {
     const size_t depth = y->depth, total = depth / 32 * (y->to - y->from);
     size_t done = 0, row = 0;
+    square_place held = {NULL, 0};
     for (size_t c = 0; c < depth; c += 32) {
         const planes p = {{y->p, KEYS / STEP * TILE, TILE}, P_PLANE};
         const planes v = {{y->v + c / 16 * TILE, TILE, strip_numbers(depth)}, STRIP * depth};
-        square_load(tiles, y->out + c, depth);
         for (size_t step = y->from; step < y->to; step++) {
-            multiply(tiles, p, v, step, 1);
+            load_terms(tiles, &p, &v, step, 0);
+            if (step == y->from)
+                square_dot_first(tiles, &held, (square_place){y->out + c, depth}, true);
+            else
+                square_dot(tiles);
             for (const size_t end = ROWS * ++done / total; row < end; row++) add_row(x, y->p, row, from, to);
         }
-        square_store(tiles, y->out + c, depth);
     }
+    square_end(tiles, &held);
 }
 
 /* By how much scores exceed the tops, lane by lane, at least 0. */

@@ -174,7 +174,7 @@ static void scores_now(const bench *e, const desk *x, const uint16_t *k, float *
     ahead scores;
     ahead_clear(&scores);
     add_scores(&scores, x, k, e->depth, s);
-    go_ahead(e->tiles, &scores, scores.total);
+    end_ahead(e->tiles, &scores);
 }
 
 static void finish_values(bench *e)
@@ -183,7 +183,7 @@ static void finish_values(bench *e)
         ahead rest;
         ahead_clear(&rest);
         add_values(&rest, &e->values, AHEAD_MOST);
-        go_ahead(e->tiles, &rest, rest.total);
+        end_ahead(e->tiles, &rest);
     }
 }
 
@@ -203,6 +203,7 @@ static void take_steps(bench *e, const tile *t, desk *x, uint16_t *p, const tile
         const size_t left = e->values.count - e->values.done, steps = step - from + 1;
         add_values(&next, &e->values, (left + steps - 1) / steps);
         take_step(e->tiles, x, s, p + step * TILE, t->key + (int64_t)(step * STEP), &next, e->soon);
+        end_ahead(e->tiles, &next);
     }
     finish_values(e);
 }

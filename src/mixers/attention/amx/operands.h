@@ -181,8 +181,8 @@ typedef struct planes {
 static const uint8_t left_terms[] = {TERM_HIGH, TERM_HIGH, TERM_MIDDLE, TERM_MIDDLE, TERM_HIGH, TERM_LOW};
 static const uint8_t right_terms[] = {TERM_LOW, TERM_MIDDLE, TERM_MIDDLE, TERM_HIGH, TERM_HIGH, TERM_HIGH};
 
-/* sums += the number-th product of terms of a step of depth 32; operands that the one before had are in tiles. */
-INLINE void multiply_terms(plx_tiles *tiles, const planes *left, const planes *right, size_t step, size_t number)
+/* The operands of the number-th product of terms of a step of depth 32; what the one before had is in tiles. */
+INLINE void load_terms(plx_tiles *tiles, const planes *left, const planes *right, size_t step, size_t number)
 {
     (void)tiles;
     const uint16_t *a = left->first.data + step * left->first.step, *b = right->first.data + step * right->first.step;
@@ -190,24 +190,21 @@ INLINE void multiply_terms(plx_tiles *tiles, const planes *left, const planes *r
         a += left_terms[number] * left->next;
         b += right_terms[number] * right->next;
     }
-    if (number == 0 || left_terms[number] != left_terms[number - 1]) {
-        plx_tile_load(tiles, 4, a, 64);
-        plx_tile_load(tiles, 5, a + left->first.second, 64);
-    }
-    if (number == 0 || right_terms[number] != right_terms[number - 1]) {
-        plx_tile_load(tiles, 6, b, 64);
-        plx_tile_load(tiles, 7, b + right->first.second, 64);
-    }
-    plx_tile_dot(tiles, 0, 4, 6);
-    plx_tile_dot(tiles, 1, 4, 7);
-    plx_tile_dot(tiles, 2, 5, 6);
-    plx_tile_dot(tiles, 3, 5, 7);
+    if (number == 0 || left_terms[number] != left_terms[number - 1]) square_left(tiles, left->first, a);
+    if (number == 0 || right_terms[number] != right_terms[number - 1]) square_right(tiles, right->first, b);
 }
-/* sums += left right, over `steps` of depth 32, from the step-th on. */
-INLINE void multiply(plx_tiles *tiles, const planes left, const planes right, size_t step, size_t steps)
+/* c += left right, over `steps` of depth 32, from the step-th on. c is held (square.h). */
+INLINE void multiply(plx_tiles *tiles, const planes left, const planes right, size_t step, size_t steps,
+                     square_place *held, square_place c)
 {
-    for (size_t end = step + steps; step < end; step++)
-        UNROLL for (size_t number = 0; number < PRODUCTS; number++) multiply_terms(tiles, &left, &right, step, number);
+    for (size_t at = step; at < step + steps; at++) UNROLL for (size_t number = 0; number < PRODUCTS; number++)
+        {
+            load_terms(tiles, &left, &right, at, number);
+            if (at == step && number == 0)
+                square_dot_first(tiles, held, c, true);
+            else
+                square_dot(tiles);
+        }
 }
 
 /* ---- products ahead ---- */
@@ -218,16 +215,20 @@ INLINE void multiply(plx_tiles *tiles, const planes left, const planes right, si
 typedef struct ahead {
     size_t count, total;     /* squares; products of terms of all */
     size_t number, at, done; /* the square in work, products of it and of all that are done */
+    square_place held;       /* the square whose sums still are in tiles */
     struct {
         planes left, right;
         size_t step, products;
-        float *to; /* [32][stride] */
-        size_t stride;
+        square_place to;
         bool add; /* to what is there */
     } square[AHEAD_MOST];
 } ahead;
 
-INLINE void ahead_clear(ahead *a) { a->count = a->total = a->number = a->at = a->done = 0; }
+INLINE void ahead_clear(ahead *a)
+{
+    a->count = a->total = a->number = a->at = a->done = 0;
+    a->held = (square_place){NULL, 0};
+}
 
 /* to (+)= left right, over `steps` of depth 32 from the step-th on. */
 INLINE void ahead_add(ahead *a, planes left, planes right, size_t step, size_t steps, float *to, size_t stride,
@@ -238,8 +239,7 @@ INLINE void ahead_add(ahead *a, planes left, planes right, size_t step, size_t s
     a->square[i].right = right;
     a->square[i].step = step;
     a->square[i].products = steps * PRODUCTS;
-    a->square[i].to = to;
-    a->square[i].stride = stride;
+    a->square[i].to = (square_place){to, stride};
     a->square[i].add = add;
     a->total += steps * PRODUCTS;
 }
@@ -248,17 +248,21 @@ INLINE void go_ahead(plx_tiles *tiles, ahead *a, size_t until)
 {
     for (; a->done < until; a->done++) {
         const size_t i = a->number, at = a->at++;
-        if (at == 0 && a->square[i].add)
-            square_load(tiles, a->square[i].to, a->square[i].stride);
-        else if (at == 0)
-            square_zero(tiles);
-        multiply_terms(tiles, &a->square[i].left, &a->square[i].right, a->square[i].step + at / PRODUCTS,
-                       at % PRODUCTS);
+        load_terms(tiles, &a->square[i].left, &a->square[i].right, a->square[i].step + at / PRODUCTS, at % PRODUCTS);
+        if (at == 0)
+            square_dot_first(tiles, &a->held, a->square[i].to, a->square[i].add);
+        else
+            square_dot(tiles);
         if (at + 1 < a->square[i].products) continue;
-        square_store(tiles, a->square[i].to, a->square[i].stride);
         a->number++;
         a->at = 0;
     }
+}
+/* What is left, to the stores. */
+INLINE void end_ahead(plx_tiles *tiles, ahead *a)
+{
+    go_ahead(tiles, a, a->total);
+    square_end(tiles, &a->held);
 }
 
 /* ---- vectors ---- */

@@ -30,6 +30,7 @@ typedef struct memory {
     float start[LANES], minus_delta[LANES]; /* ONE - steps * lse; -D * Y_FACTOR */
     float k_norm;                           /* the largest |k|^2 */
     block block;
+    sums_square held;
     plx_tiles tiles;
 } memory;
 
@@ -148,14 +149,18 @@ static void make_weights_seldom(int terms, bool careful, square_work work)
             make_weights(1, POWERS_MASKED, &work, i);
 }
 
-/* A unit's squares of S and V Y^T, and beside their products P and dA of another one, where there is one. */
+/* A unit's squares of S and V Y^T, of which the last then is held, and beside their products P and dA of the ones
+ * before, where there are some. */
 INLINE void score(const int terms, size_t steps, size_t unit, size_t n, float *s, const square_work *beside, memory *m)
 {
     plx_tiles *tiles = &m->tiles;
     size_t words = STEP_WORDS(terms), parts = 2 * steps * (terms == 1 ? 1 : PARTS), part_done = 0, done = 0;
 #define SCORE(part, step)                                                                                              \
     {                                                                                                                  \
-        multiply(tiles, part, left + (step)*words, right + (step)*words);                                              \
+        if ((part) == FIRST_PART(terms) && (step) == 0)                                                                \
+            multiply_first(tiles, terms, &m->held, square_at(s, i), false, left, right);                               \
+        else                                                                                                           \
+            multiply(tiles, part, left + (step)*words, right + (step)*words);                                          \
         part_done++;                                                                                                   \
         for (; beside != NULL && done * parts < part_done * UNIT / 2; done++)                                          \
             make_weights(terms, POWERS_ALL, beside, done);                                                             \
@@ -163,9 +168,7 @@ INLINE void score(const int terms, size_t steps, size_t unit, size_t n, float *s
     for (size_t i = 0; i < 2; i++) {
         const uint32_t *left = (i == 0 ? m->k : m->v) + unit * steps * words,
                        *right = (i == 0 ? m->x : m->y) + n * steps * words;
-        square_begin(tiles);
         EACH_PART(terms, steps, SCORE)
-        square_end(tiles, square_at(s, i));
     }
 #undef SCORE
 }
@@ -184,6 +187,7 @@ INLINE void do_tile(const int terms, const chunk *c, size_t first, size_t units,
         float *s = m->s + i % 2 * 2 * SQUARE;
         square_work work = work_begin(terms, m, m->s + (i + 1) % 2 * 2 * SQUARE, n * 32, row, u);
         bool seldom = careful || lanes_masked(at, row, UNIT);
+        if (!ahead) square_end(tiles, &m->held);
         if (terms == TERMS && now && ahead && !seldom) {
             score(terms, steps, unit, i / units, s, &work, m);
         } else {
@@ -195,10 +199,10 @@ INLINE void do_tile(const int terms, const chunk *c, size_t first, size_t units,
         }
         for (size_t l = 0; now && u + 1 == units && l < steps; l++) {
             size_t panel = (first / UNIT * steps + l) * step;
-            products(tiles, terms, square_at(m->w, n * steps + l), add, m->v_turned + panel, steps * step, m->p.pairs,
-                     step, units);
-            products(tiles, terms, square_at(m->u, n * steps + l), add, m->k_turned + panel, steps * step, m->da.pairs,
-                     step, units);
+            products(tiles, terms, &m->held, square_at(m->w, n * steps + l), add, m->v_turned + panel, steps * step,
+                     m->p.pairs, step, units);
+            products(tiles, terms, &m->held, square_at(m->u, n * steps + l), add, m->k_turned + panel, steps * step,
+                     m->da.pairs, step, units);
         }
     }
     for (size_t u = 0; u < units; u++)
@@ -206,8 +210,10 @@ INLINE void do_tile(const int terms, const chunk *c, size_t first, size_t units,
             size_t sum = (first + u * UNIT) * c->width + l * 32, rows = u * LANE_PAIRS * step;
             sums_square dv = {sums->dv + sum, 16, 16 * c->width, c->width * 4}, dk = dv;
             dk.data = sums->dk + sum;
-            products(tiles, terms, dv, true, m->p.rows + rows, step, m->y_rows + l * step, steps * step, lane_pairs);
-            products(tiles, terms, dk, true, m->da.rows + rows, step, m->x_rows + l * step, steps * step, lane_pairs);
+            products(tiles, terms, &m->held, dv, true, m->p.rows + rows, step, m->y_rows + l * step, steps * step,
+                     lane_pairs);
+            products(tiles, terms, &m->held, dk, true, m->da.rows + rows, step, m->x_rows + l * step, steps * step,
+                     lane_pairs);
         }
 }
 
@@ -259,6 +265,7 @@ INLINE void do_block(const int terms, const chunk *c, const job *j, memory *m, c
     lane_columns(terms, c, at, m->y_turned, Y_FACTOR(terms), m->y);
     lane_rows(terms, c, at, m->x_turned, m->x_rows);
     lane_rows(terms, c, at, m->y_turned, m->y_rows);
+    m->held = (sums_square){0};
     for (size_t row = at->begin / UNIT * UNIT; row < at->end;) {
         size_t units = units_of(at->end - row), tiles = (units + UNITS - 1) / UNITS;
         units = (units + tiles - 1) / tiles;
@@ -266,6 +273,7 @@ INLINE void do_block(const int terms, const chunk *c, const job *j, memory *m, c
         row += units * UNIT;
         add = true;
     }
+    square_end(&m->tiles, &m->held);
     float *u_rows = m->x_turned, *w_rows = m->y_turned; /* which have done their part */
     turn_sums(c, at, m->u, u_rows);
     turn_sums(c, at, m->w, w_rows);

@@ -88,21 +88,23 @@ static square_work make_powers_seldom(int terms, square_work work)
     return work;
 }
 
-/* A square of logits, `steps` deep, and beside its products P of another one, where there is one. */
-INLINE void score(const int terms, plx_tiles *tiles, const uint32_t *k, const uint32_t *x, size_t steps, float *s,
-                  square_work *beside)
+/* A square of logits, `steps` deep, which then is held, and beside its products P of the one before, where there is
+ * one. */
+INLINE void score(const int terms, plx_tiles *tiles, sums_square *held, const uint32_t *k, const uint32_t *x,
+                  size_t steps, float *s, square_work *beside)
 {
     size_t parts = steps * (terms == 1 ? 1 : PARTS), part_done = 0, done = 0;
-    square_begin(tiles);
 #define SCORE(part, step)                                                                                              \
     {                                                                                                                  \
-        multiply(tiles, part, k + (step)*STEP_WORDS(terms), x + (step)*STEP_WORDS(terms));                             \
+        if ((part) == FIRST_PART(terms) && (step) == 0)                                                                \
+            multiply_first(tiles, terms, held, square_at(s, 0), false, k, x);                                          \
+        else                                                                                                           \
+            multiply(tiles, part, k + (step)*STEP_WORDS(terms), x + (step)*STEP_WORDS(terms));                         \
         part_done++;                                                                                                   \
         for (; beside != NULL && done * parts < part_done * UNIT / 2; done++) make_powers(terms, false, beside, done); \
     }
     EACH_PART(terms, steps, SCORE)
 #undef SCORE
-    square_end(tiles, square_at(s, 0));
 }
 
 typedef struct rows_of_tile {
@@ -123,15 +125,16 @@ INLINE void do_tile(const int terms, size_t steps, const rows_of_tile *rows, mem
         const uint32_t *k = m->k + (first + i % units) * steps * step, *x = m->x + i / units * steps * step;
         float *s = m->s + i % 2 * SQUARE;
         const float *before = m->s + (i + 1) % 2 * SQUARE;
+        if (now && ((rows->find_m && u == 0) || !ahead)) square_end(tiles, &m->held);
         if (now && rows->find_m && u == 0)
             for (size_t lane = n * 32; lane < n * 32 + 32; lane += 16)
                 vf_store(m->start + lane, -unit_top(at, before, lane, row));
         square_work work = work_begin(m, before, n * 32, row, m->p + u * step);
         bool seldom = lanes_masked(at, row, UNIT);
         if (now && ahead && !seldom) {
-            score(terms, tiles, k, x, steps, s, &work);
+            score(terms, tiles, &m->held, k, x, steps, s, &work);
         } else {
-            if (ahead) score(terms, tiles, k, x, steps, s, NULL);
+            if (ahead) score(terms, tiles, &m->held, k, x, steps, s, NULL);
             if (now && seldom)
                 work = make_powers_seldom(terms, work);
             else if (now)
@@ -139,8 +142,8 @@ INLINE void do_tile(const int terms, size_t steps, const rows_of_tile *rows, mem
         }
         if (now) work_end(&work, m);
         for (size_t c = 0; now && u + 1 == units && c < steps; c++)
-            products(tiles, terms, square_at(m->o2, n * steps + c), rows->add, m->v + (first * steps + c) * step,
-                     steps * step, m->p, step, units);
+            products(tiles, terms, &m->held, square_at(m->o2, n * steps + c), rows->add,
+                     m->v + (first * steps + c) * step, steps * step, m->p, step, units);
     }
 }
 
@@ -164,6 +167,7 @@ static void do_all_rows(int terms, size_t steps, bool known, memory *m)
     const block *at = &m->block;
     size_t begin = at->begin / UNIT * UNIT, origin = at->inner / UNIT * UNIT;
     for (size_t i = 0; i < LANES; i++) m->total[i] = 0;
+    m->held = (sums_square){0};
     for (int span = 0; span < 2; span++) {
         size_t from = span == 0 ? origin : begin, to = span == 0 ? at->end : origin;
         if (terms == 1)
@@ -171,6 +175,7 @@ static void do_all_rows(int terms, size_t steps, bool known, memory *m)
         else
             do_span(TERMS, steps, from, to, span > 0, span == 0 && !known, m);
     }
+    square_end(&m->tiles, &m->held);
 }
 
 /* m becomes the maximum of each lane. */
@@ -178,14 +183,16 @@ static void find_maxima(int terms, size_t steps, memory *m)
 {
     const block *at = &m->block;
     size_t step = STEP_WORDS(terms);
+    m->held = (sums_square){0};
     for (size_t n = 0; n < pairs_of(at); n++) {
         vf top[2] = {vf_set(-1e30f), vf_set(-1e30f)};
         for (size_t unit = at->begin / UNIT; unit < units_of(at->end); unit++) {
             const uint32_t *k = m->k + unit * steps * step, *x = m->x + n * steps * step;
             if (terms == 1)
-                score(1, &m->tiles, k, x, steps, m->s, NULL);
+                score(1, &m->tiles, &m->held, k, x, steps, m->s, NULL);
             else
-                score(TERMS, &m->tiles, k, x, steps, m->s, NULL);
+                score(TERMS, &m->tiles, &m->held, k, x, steps, m->s, NULL);
+            square_end(&m->tiles, &m->held);
             for (size_t i = 0; i < 2; i++) top[i] = vf_max(unit_top(at, m->s, n * 32 + i * 16, unit * UNIT), top[i]);
         }
         for (size_t i = 0; i < 2; i++) vf_store(m->start + n * 32 + i * 16, -top[i]);

@@ -23,6 +23,7 @@ typedef struct memory {
     float top, mass;       /* of the (query, head) in work: out = sum / mass, both relative to 2^top */
     float k_norm, k2_norm; /* the largest |k|^2, |k'|^2 */
     block block;
+    sums_square held;
     plx_tiles tiles;
 } memory;
 

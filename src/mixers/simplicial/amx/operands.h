@@ -201,18 +201,43 @@ INLINE void lane_rows(const int terms, const chunk *c, const block *at, const fl
 
 /* ---- products ---- */
 
-/* Four tiles of products of one step of depth 32 into the square of sums in tiles 0 to 3. Of three terms, the six
- * products that matter are that many parts: five small ones, which from one to the next load only one side, and the
- * large one. All small ones of a sum come first, so that they round as little. */
+/* A square of sums: four tiles, `right` and `below` floats from one to the next, rows `row` bytes apart. */
+typedef struct sums_square {
+    float *data;
+    size_t right, below, row;
+} sums_square;
+/* One of an array of them. */
+INLINE sums_square square_at(float *squares, size_t index)
+{
+    return (sums_square){squares + index * SQUARE, TILE, 2 * TILE, 64};
+}
+
+/* Tiles 0 to 3 hold the sums of a square until the next one begins: a store right behind a tile's last products waits
+ * for them and lets nothing pass, so that it stands just before the tile is used anew. data NULL: they hold none.
+ * Whoever reads a square ends it first. */
+INLINE void square_end(plx_tiles *tiles, sums_square *held)
+{
+    if (held->data == NULL) return;
+    plx_tile_store(tiles, 0, held->data, held->row);
+    plx_tile_store(tiles, 1, held->data + held->right, held->row);
+    plx_tile_store(tiles, 2, held->data + held->below, held->row);
+    plx_tile_store(tiles, 3, held->data + held->below + held->right, held->row);
+    held->data = NULL;
+}
+
+/* Four tiles of products of one step of depth 32 into the square that is held. Of three terms, the six products that
+ * matter are that many parts: five small ones, which from one to the next load only one side, and the large one. All
+ * small ones of a sum come first, so that they round as little. */
 enum { PART_LARGE = 5, PARTS };
+#define FIRST_PART(terms) ((terms) == 1 ? PART_LARGE : 0)
+INLINE void load_part(plx_tiles *tiles, const int part, const uint32_t *left, const uint32_t *right)
+{
 #define LOAD_LEFT(term)                                                                                                \
     plx_tile_load(tiles, 4, left + (term)*2 * TILE, 64);                                                               \
     plx_tile_load(tiles, 5, left + (term)*2 * TILE + TILE, 64);
 #define LOAD_RIGHT(term)                                                                                               \
     plx_tile_load(tiles, 6, right + (term)*2 * TILE, 64);                                                              \
     plx_tile_load(tiles, 7, right + (term)*2 * TILE + TILE, 64);
-INLINE void multiply(plx_tiles *tiles, const int part, const uint32_t *left, const uint32_t *right)
-{
     if (part == 0) {
         LOAD_LEFT(TERM_LOW) LOAD_RIGHT(TERM_HIGH)
     }
@@ -231,10 +256,44 @@ INLINE void multiply(plx_tiles *tiles, const int part, const uint32_t *left, con
     if (part == PART_LARGE) {
         LOAD_LEFT(TERM_HIGH) LOAD_RIGHT(TERM_HIGH)
     }
+#undef LOAD_LEFT
+#undef LOAD_RIGHT
+}
+INLINE void multiply(plx_tiles *tiles, const int part, const uint32_t *left, const uint32_t *right)
+{
+    load_part(tiles, part, left, right);
     plx_tile_dot(tiles, 0, 4, 6);
     plx_tile_dot(tiles, 1, 4, 7);
     plx_tile_dot(tiles, 2, 5, 6);
     plx_tile_dot(tiles, 3, 5, 7);
+}
+/* The first part of a square c, from what it has or, unless `add`, from 0. Stores what is held; then c is. */
+INLINE void multiply_first(plx_tiles *tiles, const int terms, sums_square *held, sums_square c, bool add,
+                           const uint32_t *left, const uint32_t *right)
+{
+    load_part(tiles, FIRST_PART(terms), left, right);
+#define TURN(sums, a, b, of)                                                                                           \
+    if (held->data != NULL) plx_tile_store(tiles, sums, held->data + of(held), held->row);                             \
+    if (add) {                                                                                                         \
+        plx_tile_load(tiles, sums, c.data + of(&c), c.row);                                                            \
+    } else {                                                                                                           \
+        plx_tile_zero(tiles, sums);                                                                                    \
+    }                                                                                                                  \
+    plx_tile_dot(tiles, sums, a, b);
+#define CORNER(square) 0
+#define RIGHT(square) (square)->right
+#define BELOW(square) (square)->below
+#define ACROSS(square) ((square)->below + (square)->right)
+    TURN(0, 4, 6, CORNER)
+    TURN(1, 4, 7, RIGHT)
+    TURN(2, 5, 6, BELOW)
+    TURN(3, 5, 7, ACROSS)
+#undef CORNER
+#undef RIGHT
+#undef BELOW
+#undef ACROSS
+#undef TURN
+    *held = c;
 }
 
 /* DO(part, step) for each part of a sum over `steps`. */
@@ -248,49 +307,17 @@ INLINE void multiply(plx_tiles *tiles, const int part, const uint32_t *left, con
     }                                                                                                                  \
     for (size_t step = 0; step < (steps); step++) DO(PART_LARGE, step)
 
-/* A square of sums: four tiles, `right` and `below` floats from one to the next, rows `row` bytes apart. */
-typedef struct sums_square {
-    float *data;
-    size_t right, below, row;
-} sums_square;
-/* One of an array of them. */
-INLINE sums_square square_at(float *squares, size_t index)
+/* C = or += left right over `steps`; left_step and right_step words from one to the next. C is held. */
+INLINE void products(plx_tiles *tiles, const int terms, sums_square *held, sums_square c, bool add,
+                     const uint32_t *left, size_t left_step, const uint32_t *right, size_t right_step, size_t steps)
 {
-    return (sums_square){squares + index * SQUARE, TILE, 2 * TILE, 64};
-}
-INLINE void square_begin(plx_tiles *tiles)
-{
-    plx_tile_zero(tiles, 0);
-    plx_tile_zero(tiles, 1);
-    plx_tile_zero(tiles, 2);
-    plx_tile_zero(tiles, 3);
-}
-INLINE void square_load(plx_tiles *tiles, sums_square c)
-{
-    plx_tile_load(tiles, 0, c.data, c.row);
-    plx_tile_load(tiles, 1, c.data + c.right, c.row);
-    plx_tile_load(tiles, 2, c.data + c.below, c.row);
-    plx_tile_load(tiles, 3, c.data + c.below + c.right, c.row);
-}
-INLINE void square_end(plx_tiles *tiles, sums_square c)
-{
-    plx_tile_store(tiles, 0, c.data, c.row);
-    plx_tile_store(tiles, 1, c.data + c.right, c.row);
-    plx_tile_store(tiles, 2, c.data + c.below, c.row);
-    plx_tile_store(tiles, 3, c.data + c.below + c.right, c.row);
-}
-/* C = or += left right over `steps`; left_step and right_step words from one to the next. */
-INLINE void products(plx_tiles *tiles, const int terms, sums_square c, bool add, const uint32_t *left, size_t left_step,
-                     const uint32_t *right, size_t right_step, size_t steps)
-{
-    if (add)
-        square_load(tiles, c);
-    else
-        square_begin(tiles);
-#define MULTIPLY(part, step) multiply(tiles, part, left + (step)*left_step, right + (step)*right_step);
+#define MULTIPLY(part, step)                                                                                           \
+    if ((part) == FIRST_PART(terms) && (step) == 0)                                                                    \
+        multiply_first(tiles, terms, held, c, add, left, right);                                                       \
+    else                                                                                                               \
+        multiply(tiles, part, left + (step)*left_step, right + (step)*right_step);
     EACH_PART(terms, steps, MULTIPLY)
 #undef MULTIPLY
-    square_end(tiles, c);
 }
 
 /* ---- what lanes see ---- */

@@ -51,59 +51,71 @@ INLINE void make_some(pair_work *work, size_t row, uint32_t *p, size_t from, con
         make_pairs(work, false, row, p, from, count);
 }
 
+/* Units of a pair from which on squares are held: of fewer, P waits for stores sooner than they would be in the way. */
+#define HOLD_FROM 5
+
 /* Units first .. first + units - 1 of lane pair n. P of a square stands beside the first `parts` of `steps`. */
 INLINE void do_units(pair_work *work, const size_t parts, size_t steps, const uint32_t *x, size_t first, size_t units,
-                     bool add, memory *m)
+                     bool add, bool hold, sums_square *held, memory *m)
 {
     plx_tiles *tiles = &m->tiles;
     const size_t step = STEP_WORDS(1), half = UNIT / 4, some = UNIT / 2 / parts;
+    const sums_square logits = square_at(m->s, 0);
     for (size_t u = 0; u < units; u++) {
         const uint32_t *k = m->k + (first + u) * steps * step;
-        square_begin(tiles);
         UNROLL for (size_t c = 0; c < parts; c++)
         {
-            multiply(tiles, PART_LARGE, k + c * step, x + c * step);
+            if (c == 0)
+                multiply_first(tiles, 1, held, logits, false, k, x);
+            else
+                multiply(tiles, PART_LARGE, k + c * step, x + c * step);
             if (u > 0) make_some(work, (first + u - 1) * UNIT, m->p + (u - 1) * step, c * some, some);
         }
         for (size_t c = parts; c < steps; c++) multiply(tiles, PART_LARGE, k + c * step, x + c * step);
-        square_end(tiles, square_at(m->s, 0));
+        if (!hold) square_end(tiles, held);
     }
     size_t last = units - 1, made = 0;
+    if (last == 0) {
+        square_end(tiles, held);
+        for (; made < UNIT / 2; made += half) make_some(work, (first + last) * UNIT, m->p, made, half);
+    }
     for (size_t c = 0; c < steps; c++) {
         sums_square o2 = square_at(m->o2, c);
-        if (add)
-            square_load(tiles, o2);
-        else
-            square_begin(tiles);
         for (size_t u = 0; u < units; u++) {
-            for (; u == last && made < UNIT / 2; made += half)
+            const uint32_t *v = m->v + ((first + u) * steps + c) * step, *p = m->p + u * step;
+            for (; u > 0 && u == last && made < UNIT / 2; made += half)
                 make_some(work, (first + last) * UNIT, m->p + last * step, made, half);
-            multiply(tiles, PART_LARGE, m->v + ((first + u) * steps + c) * step, m->p + u * step);
+            if (u == 0)
+                multiply_first(tiles, 1, held, o2, add, v, p);
+            else
+                multiply(tiles, PART_LARGE, v, p);
             if (made < UNIT / 2) {
                 make_some(work, (first + last) * UNIT, m->p + last * step, made, half);
                 made += half;
             }
         }
-        square_end(tiles, o2);
+        if (!hold) square_end(tiles, held);
     }
 }
 
-INLINE void do_pair(const size_t parts, size_t steps, size_t n, const uint32_t *x, memory *m)
+INLINE void do_pair(const size_t parts, size_t steps, const size_t most, size_t n, const uint32_t *x, memory *m)
 {
     const block *at = &m->block;
-    size_t begin = at->begin / UNIT, units = units_of(at->end) - begin, tiles = (units + UNITS(1) - 1) / UNITS(1);
+    size_t begin = at->begin / UNIT, units = units_of(at->end) - begin, tiles = (units + most - 1) / most;
     pair_work work = {.at = at, .lane = n * 32, .s = m->s};
+    sums_square held = {0};
     for (size_t i = 0; i < tiles; i++) {
         size_t first = begin + units * i / tiles, end = begin + units * (i + 1) / tiles;
-        do_units(&work, parts, steps, x, first, end - first, i > 0, m);
+        do_units(&work, parts, steps, x, first, end - first, i > 0, units >= HOLD_FROM, &held, m);
     }
+    square_end(&m->tiles, &held);
     for (size_t i = 0; i < 2; i++) vf_store(m->total + n * 32 + i * 16, work.even[i] + work.odd[i]);
 }
 /* Heads of 64 and of 128 components in straight lines. */
 #define NOINLINE static __attribute__((noinline)) void
-NOINLINE do_pair_of_2(size_t n, const uint32_t *x, memory *m) { do_pair(2, 2, n, x, m); }
-NOINLINE do_pair_of_4(size_t n, const uint32_t *x, memory *m) { do_pair(4, 4, n, x, m); }
-NOINLINE do_pair_of_any(size_t steps, size_t n, const uint32_t *x, memory *m) { do_pair(1, steps, n, x, m); }
+NOINLINE do_pair_of_2(size_t n, const uint32_t *x, memory *m) { do_pair(2, 2, UNITS(1) / 2, n, x, m); }
+NOINLINE do_pair_of_4(size_t n, const uint32_t *x, memory *m) { do_pair(4, 4, UNITS(1), n, x, m); }
+NOINLINE do_pair_of_any(size_t steps, size_t n, const uint32_t *x, memory *m) { do_pair(1, steps, UNITS(1), n, x, m); }
 #undef NOINLINE
 
 /* The sums of pair n, and its O2 as if it were the only pair. x: its operand. */
