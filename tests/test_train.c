@@ -367,7 +367,7 @@ static void test_resume_nothing(void **state)
     watch seen = {0};
     (void)state;
     test_recipe_file(recipe, "fresh", TINY_TASK);
-    train(&seen, 1, PLX_OK, NULL, true, recipe, test_path_in(out, "fresh"), "train.steps=1", NULL, NULL);
+    train(&seen, 1, PLX_OK, NULL, true, recipe, test_path_in(out, "fresh"), "train.steps=2", NULL, NULL);
     assert_int_equal(seen.warnings, 1);
 }
 

@@ -21,7 +21,7 @@ static int show(plx_cli *cli, const choices *made, const plx_model_info *info)
     char count[32];
     const char *family = made->adapter_only ? "peft" : made->layout.family ? made->layout.family : "plexus";
     if (cli->json)
-        return cli_json(cli, json_pack("{s:s,s:s,s:I}", "out", made->out, "family", family, "parameters",
+        return cli_json(cli, json_pack("{s:o,s:s,s:I}", "out", cli_json_text(made->out, strlen(made->out)), "family", family, "parameters",
                                        (json_int_t)info->parameters));
     if (made->adapter_only)
         cli_print(cli, "the adapter, in the layout of %s, written to %s\n", family, made->out);

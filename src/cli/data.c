@@ -24,7 +24,7 @@ int cli_data(plx_cli *cli, int argc, char **argv)
     plx_status status =
         plx_tokenizer_train(cli->context, cli->arguments + 1, (size_t)cli->argument_count - 1, &settings, out, &made);
     if (status != PLX_OK) return cli_fail(cli, status);
-    if (cli->json) return cli_json(cli, json_pack("{s:s,s:I}", "out", out, "tokens", (json_int_t)made));
+    if (cli->json) return cli_json(cli, json_pack("{s:o,s:I}", "out", cli_json_text(out, strlen(out)), "tokens", (json_int_t)made));
     const bool fewer = made < settings.vocab_size;
     cli_print(cli, "%s: %zu tokens%s\n", out, made, fewer ? ", as the text has no more pairs to join" : "");
     return cli_finish(cli);

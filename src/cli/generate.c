@@ -1,5 +1,6 @@
 /* generate.c - plexus generate: writes text as a model makes it; several prompts are worked on together. */
 #include "cli/live.h"
+#include "core/context.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -87,6 +88,7 @@ static int read_prompts(const char *path, prompt_list *list)
     int result = read_file(path, &list->memory, &bytes);
     if (json && !(list->lines = json_array())) return cli_error("out of memory while reading prompts");
     const char *at = list->memory, *end = result == 0 ? at + bytes : at;
+    at += plx_byte_order_mark(at, (size_t)(end - at));
     for (size_t number = 1; at < end && result == 0; number++) {
         const char *newline = memchr(at, '\n', (size_t)(end - at));
         size_t length = (size_t)((newline ? newline : end) - at);

@@ -1,6 +1,7 @@
 /* main.c - the program: finds the command by its name and runs it. */
 #include "cli/cli.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +33,16 @@ static void prepare_environment(char **argv)
 {
     bool waiting = set_waiting(), level = set_blas_level();
     if (waiting || level) execv("/proc/self/exe", argv);
+}
+
+/* A standard stream that comes closed must not be the next file that is opened: what is printed would land in that.
+ * Writing to what is put there fails, as it did. */
+static void hold_standard_streams(void)
+{
+    int file;
+    do file = open("/dev/null", O_RDONLY);
+    while (file >= 0 && file <= STDERR_FILENO);
+    if (file >= 0) close(file);
 }
 
 static const struct command {
@@ -88,6 +99,8 @@ static int command_index(int argc, char **argv)
 int main(int argc, char **argv)
 {
     prepare_environment(argv);
+    hold_standard_streams();
+    cli_catch_signals();
     plx_cli cli = {0};
     int at = command_index(argc, argv);
     if (at == argc) {
@@ -103,7 +116,6 @@ int main(int argc, char **argv)
 
     const struct command *command = find_command(help ? argv[at + 1] : name);
     if (!command) return unknown_command(help ? argv[at + 1] : name);
-    cli_catch_signals();
     char *ask[] = {"--help"};
     for (int i = at; i > 1; i--) argv[i] = argv[i - 1]; /* argv[2..] are now the arguments without the command */
     int status = help ? command->run(&cli, 1, ask) : command->run(&cli, argc - 2, argv + 2);

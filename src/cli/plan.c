@@ -77,13 +77,14 @@ static plx_status plan_recipe(plx_cli *cli, const cli_texts *settings, plx_plan 
     return status;
 }
 
-/* A model is a directory or a GGUF, a recipe any other file. */
+/* A model is a directory or a GGUF, a recipe any other file; a pipe is not looked into, as it is read only once. */
 static bool is_model(const char *path)
 {
     struct stat found;
     char first[4] = "";
     if (stat(path, &found) != 0) return false;
     if (S_ISDIR(found.st_mode)) return true;
+    if (!S_ISREG(found.st_mode)) return false;
     FILE *file = fopen(path, "rb");
     bool model = file && fread(first, 1, 4, file) == 4 && memcmp(first, "GGUF", 4) == 0;
     if (file) fclose(file);

@@ -3,6 +3,8 @@
 #include "core/context.h"
 #include "lab/retrofit.h"
 
+#include <string.h>
+
 /* A change below this part of the logits' range is rounding: sums of a few thousand f32 products, in another order. */
 #define ROUNDING 1e-5
 
@@ -19,7 +21,7 @@ static int show(plx_cli *cli, const outcome *found, const char *out)
     bool equal = difference->largest_change <= ROUNDING * difference->range;
     if (cli->json)
         return cli_json(cli,
-                        json_pack("{s:s,s:I,s:I,s:I,s:f,s:f,s:f,s:f,s:b}", "out", out, "parameters",
+                        json_pack("{s:o,s:I,s:I,s:I,s:f,s:f,s:f,s:f,s:b}", "out", cli_json_text(out, strlen(out)), "parameters",
                                   (json_int_t)found->after.parameters, "parameters_added", (json_int_t)added,
                                   "probe_tokens", (json_int_t)found->probe, "largest_logit_change",
                                   difference->largest_change, "logit_range", difference->range, "probe_loss_before",

@@ -53,6 +53,17 @@ static bool sets_steps(const cli_texts *overrides)
     return false;
 }
 
+/* The first argument that no recipe can hold; NULL where all are UTF-8. */
+static const char *no_text(int argc, char **argv)
+{
+    for (int i = 0; i < argc; i++) {
+        json_t *probe = json_string(argv[i]);
+        if (probe == NULL) return argv[i];
+        json_decref(probe);
+    }
+    return NULL;
+}
+
 /* The recipe as JSON, which is YAML too; freed with free. NULL when memory is short. */
 static char *recipe_of(const char *model, const choices *made)
 {
@@ -136,6 +147,8 @@ int cli_sft(plx_cli *cli, int argc, char **argv)
         result = cli_usage_error("sft", "sft: --steps and --epochs exclude each other");
     else if (result == CLI_GO_ON && made.rank == 0 && (made.targets != NULL || made.alpha > 0))
         result = cli_usage_error("sft", "sft: --lora-targets and --lora-alpha need --lora-rank");
+    else if (result == CLI_GO_ON && no_text(argc, argv) != NULL)
+        result = cli_usage_error("sft", "sft: '%s' is not UTF-8, as a recipe must be", no_text(argc, argv));
     else if (result == CLI_GO_ON)
         result = run(cli, &made);
     cli_texts_free(&made.data);

@@ -234,6 +234,11 @@ char *plx_strdup(plx_context *context, const char *text)
     return copy;
 }
 
+size_t plx_byte_order_mark(const char *text, size_t bytes)
+{
+    return bytes >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0 ? 3 : 0;
+}
+
 char *plx_format(plx_context *context, const char *format, ...)
 {
     va_list arguments, again;

@@ -64,6 +64,8 @@ void plx_free(plx_context *context, void *pointer);
 char *plx_strdup(plx_context *context, const char *text);
 /* printf into a fresh string that the caller frees with plx_free. */
 char *plx_format(plx_context *context, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* The bytes, 3 or 0, of the mark of UTF-8 (U+FEFF) that some editors put first in a file: no part of a recipe or JSON. */
+size_t plx_byte_order_mark(const char *text, size_t bytes);
 
 void plx_log(plx_context *context, plx_log_level level, const char *format, ...) __attribute__((format(printf, 3, 4)));
 void plx_progress(plx_context *context, const char *what, double done, double total);

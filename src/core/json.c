@@ -83,7 +83,8 @@ plx_status plx_node_parse_json(plx_context *context, const char *name, const cha
     if (length > PLX_NODE_TEXT_MAX)
         return plx_fail(context, PLX_ERROR_FORMAT, "%s: longer than %zu bytes", name, PLX_NODE_TEXT_MAX);
     json_error_t error;
-    json_t *value = json_loadb(text, length, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
+    const size_t mark = plx_byte_order_mark(text, length);
+    json_t *value = json_loadb(text + mark, length - mark, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
     if (value == NULL) {
         bool memory = json_error_code(&error) == json_error_out_of_memory;
         return plx_fail(context, memory ? PLX_ERROR_MEMORY : PLX_ERROR_FORMAT, "%s:%d: %s", name, error.line,

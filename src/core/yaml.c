@@ -202,7 +202,8 @@ plx_status plx_node_parse_yaml(plx_context *context, const char *name, const cha
     plx_status status;
     if (yaml_parser_initialize(&yaml.parser)) {
         yaml_parser_set_encoding(&yaml.parser, YAML_UTF8_ENCODING);
-        yaml_parser_set_input_string(&yaml.parser, (const unsigned char *)text, length);
+        const size_t mark = plx_byte_order_mark(text, length);
+        yaml_parser_set_input_string(&yaml.parser, (const unsigned char *)text + mark, length - mark);
         status = read_stream(&yaml, root);
         yaml_parser_delete(&yaml.parser);
     } else status = plx_fail(context, PLX_ERROR_MEMORY, "%s: no memory left to read it", name);

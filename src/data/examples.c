@@ -5,9 +5,10 @@
 #include "io/files.h"
 #include "io/text_reader.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <string.h>
+
+static const size_t LIST_MOST = (size_t)1 << 40; /* bytes of a .json file: what memory holds is less */
 
 struct plx_examples {
     plx_context *context;
@@ -186,18 +187,21 @@ static plx_status add_record(reading *now, const json_t *record)
 
 static plx_status read_list(reading *now)
 {
+    plx_context *context = now->made->context;
     json_error_t error;
-    json_t *list = json_load_file(now->path, JSON_ALLOW_NUL, &error);
+    char *text;
+    size_t bytes;
+    PLX_TRY(plx_file_read(context, now->path, LIST_MOST, &text, &bytes));
+    const size_t mark = plx_byte_order_mark(text, bytes);
+    json_t *list = json_loadb(text + mark, bytes - mark, JSON_ALLOW_NUL, &error);
+    plx_free(context, text);
     plx_status status = PLX_OK;
-    if (list == NULL && error.line < 1) return plx_file_fail(now->made->context, errno, "open", now->path);
-    if (list == NULL)
-        return plx_fail(now->made->context, error.line > 0 ? PLX_ERROR_FORMAT : PLX_ERROR_FILE, "%s:%d: %s", now->path,
-                        error.line, error.text);
+    if (list == NULL) return plx_fail(context, PLX_ERROR_FORMAT, "%s:%d: %s", now->path, error.line, error.text);
     if (!json_is_array(list)) status = fail_record(now, "a .json file holds one list of records");
     for (size_t i = 0; i < json_array_size(list) && status == PLX_OK; i++) {
         now->place = i + 1;
         status = add_record(now, json_array_get(list, i));
-        plx_progress(now->made->context, "reading conversations", (double)(i + 1), (double)json_array_size(list));
+        plx_progress(context, "reading conversations", (double)(i + 1), (double)json_array_size(list));
         if (status == PLX_OK) status = plx_check_cancel(now->made->context);
     }
     json_decref(list);

@@ -277,8 +277,9 @@ static plx_status next_value(plx_text_reader *self, bool *more)
         if (!*more) return PLX_OK;
     } while (is_blank(self->line, length));
     json_error_t error;
+    const size_t mark = self->line_number == 1 ? plx_byte_order_mark(self->line, length) : 0;
     json_decref(self->value);
-    self->value = json_loadb(self->line, length, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
+    self->value = json_loadb(self->line + mark, length - mark, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
     if (self->value != NULL) return PLX_OK;
     return plx_fail(self->context, PLX_ERROR_FORMAT, "%s:%" PRIu64 ": no JSON: %s (byte %d of the line)", self->path,
                     self->line_number, error.text, error.position);

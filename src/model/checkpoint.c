@@ -4,7 +4,9 @@
 #include "model/families/family.h"
 #include "model/params_list.h"
 
+#include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 plx_status plx_tensor_read_into(plx_context *context, plx_safetensors *file, const plx_safetensor *tensor, void *device,
                                 plx_type type)
@@ -74,6 +76,8 @@ plx_status plx_model_resolve(plx_context *context, const char *path, char **dire
         else if (!plx_file_exists(path))
             status = plx_fail(context, PLX_ERROR_FILE,
                               "'%s': there is nothing of that name: check it, and the directory", path);
+        else if (access(config, F_OK) != 0 && errno == EACCES)
+            status = plx_file_fail(context, EACCES, "open", path);
         else if (!plx_file_exists(config))
             status = plx_fail(context, PLX_ERROR_FILE,
                               "%s: no model is there: a directory with config.json, a run (latest) or a .gguf is one", path);

@@ -201,7 +201,8 @@ static plx_status parse(plx_context *context, const char *file, const char *text
                         json_t **root)
 {
     json_error_t error;
-    *root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | flags, &error);
+    const size_t mark = plx_byte_order_mark(text, bytes);
+    *root = json_loadb(text + mark, bytes - mark, JSON_REJECT_DUPLICATES | flags, &error);
     if (*root != NULL) return PLX_OK;
     bool memory = json_error_code(&error) == json_error_out_of_memory;
     return plx_fail(context, memory ? PLX_ERROR_MEMORY : PLX_ERROR_FORMAT, "%s:%d: %s", file, error.line, error.text);

@@ -204,6 +204,23 @@ plx_status plx_recipe_read_model(plx_recipe *recipe)
     return status;
 }
 
+/* Bytes for a model with a tokenizer of its own: their ids would be tokens that mean something else to it. */
+static plx_status refuse_bytes(const plx_recipe *recipe, const plx_node *data, const char *path)
+{
+    plx_context *context = recipe->context;
+    const plx_error before = context->error;
+    plx_tokenizer *own = NULL;
+    plx_keys keys; /* not closed: the other keys are for the data's reader */
+    plx_status status = plx_tokenizer_open(context, path, &own);
+    plx_tokenizer_free(own);
+    if (status == PLX_ERROR_MEMORY) return status;
+    context->error = before;
+    if (status != PLX_OK) return PLX_OK; /* it has none, as one that was trained on a task */
+    PLX_TRY(plx_keys_open(&keys, context, data, "data"));
+    return plx_keys_fail(&keys, "tokenizer", "%.500s has a tokenizer of its own, to whose tokens bytes do not belong: leave "
+                         "the key out", recipe->from);
+}
+
 /* What the data section leaves out, from the model that the run begins with, whose files are at `path`: its tokenizer, and
  * its positions, up to 512, as the sequence_length. */
 static plx_status add_from_to_data(plx_recipe *recipe, const char *path)
@@ -214,7 +231,10 @@ static plx_status add_from_to_data(plx_recipe *recipe, const char *path)
     const plx_node *own = plx_node_find(recipe->from_config, "tokenizer");
     bool bytes = own != NULL && own->kind == PLX_NODE_STRING && strcmp(own->text, "bytes") == 0, ok = true;
     size_t positions = from_size(recipe, "max_position_embeddings", LENGTH_USUAL);
-    if (plx_node_find(data, "tokenizer") == NULL)
+    const plx_node *given = plx_node_find(data, "tokenizer");
+    if (!bytes && given != NULL && given->kind == PLX_NODE_STRING && strcmp(given->text, "bytes") == 0)
+        PLX_TRY(refuse_bytes(recipe, data, path));
+    if (given == NULL)
         ok &= add_child(data, make_node(context, PLX_NODE_STRING, "tokenizer", bytes ? "bytes" : path, data));
     if (plx_node_find(data, "sequence_length") == NULL)
         ok &= add_number(context, data, "sequence_length", positions < LENGTH_USUAL ? positions : LENGTH_USUAL);

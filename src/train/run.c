@@ -26,6 +26,8 @@ typedef struct training {
     plx_logs *logs;
     plx_batch *parts;          /* [accumulate] of a step */
     int lock;
+    bool begun;                /* its recipe is written: what is in its directory stays */
+    bool made;                 /* the directory was not there before */
 
     size_t saved;              /* step of `latest` */
     size_t evaluated, sampled; /* steps of the last evaluation and sample */
@@ -447,6 +449,17 @@ static plx_status count_epochs(training *run)
     return PLX_OK;
 }
 
+/* A default, or a number that once fitted a longer run: nothing is wrong, but nobody means it. */
+static void check_warmup(const training *run)
+{
+    const plx_train_options *options = &run->recipe->options;
+    if (options->warmup_steps <= options->steps) return;
+    plx_log(run->context, PLX_LOG_WARNING,
+            "train.warmup_steps, %zu, is more than the run has steps, %zu: the learning rate rises to its end, to %g, and "
+            "never reaches train.lr, %g; give fewer",
+            options->warmup_steps, options->steps, plx_schedule_lr(options, options->steps), options->lr);
+}
+
 static plx_status begin(training *run)
 {
     plx_context *context = run->context;
@@ -454,6 +467,7 @@ static plx_status begin(training *run)
     size_t latest = 0;
     bool exists;
     PLX_TRY(plx_rundir_exists(context, recipe->out, &exists));
+    run->begun = exists;
     if (exists && !run->options->resume) {
         return plx_fail(context, PLX_ERROR_EXISTS,
                         "%s holds a run already, which is not overwritten: go on with --resume, or choose"
@@ -462,6 +476,7 @@ static plx_status begin(training *run)
     if (!exists && run->options->resume) {
         plx_log(context, PLX_LOG_WARNING, "there is no run in %s to go on with: it begins now", recipe->out);
     }
+    run->made = !plx_file_exists(recipe->out);
     PLX_TRY(plx_rundir_lock(context, recipe->out, &run->lock));
     PLX_TRY(plx_rundir_latest(context, recipe->out, &latest));
 
@@ -482,8 +497,10 @@ static plx_status begin(training *run)
         return plx_fail(context, PLX_ERROR_VALUE, "%s is at step %zu already, beyond train.steps, %zu", recipe->out,
                         latest, recipe->options.steps);
     }
+    check_warmup(run);
     if (exists) PLX_TRY(plx_rundir_clean(context, recipe->out, latest));
-    PLX_TRY(plx_recipe_write(recipe)); /* from here on a run exists */
+    PLX_TRY(plx_recipe_write(recipe));
+    run->begun = true;
     PLX_TRY(plx_logs_open(context, recipe->out, latest, &run->logs));
     tell_start(run);
     return PLX_OK;
@@ -507,6 +524,9 @@ plx_status plx_recipe_train(plx_recipe *recipe, const plx_run_options *options, 
     plx_data_free(run.data);
     plx_tokenizer_free(run.tokenizer);
     plx_free(run.context, run.parts);
-    if (run.lock >= 0) close(run.lock);
+    if (run.lock >= 0) {
+        if (!run.begun) plx_rundir_leave(run.context, recipe->out, run.made);
+        close(run.lock);
+    }
     return status;
 }

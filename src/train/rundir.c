@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* 8 digits, more from step 10^8 on. Eighteen are within size_t. */
@@ -48,18 +49,35 @@ plx_status plx_rundir_lock(plx_context *context, const char *out, int *lock)
     char *path = plx_format(context, "%s/lock", out);
     if (path == NULL) return PLX_ERROR_MEMORY;
     int descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    struct stat file;
+    bool taken = false;
     if (descriptor < 0) {
         status = plx_file_fail(context, errno, "write", path);
     } else if (flock(descriptor, LOCK_EX | LOCK_NB) == 0) {
         *lock = descriptor;
-        descriptor = -1;
-    } else if (errno == EWOULDBLOCK) {
+        taken = fstat(descriptor, &file) == 0 && file.st_nlink == 0; /* opened before who held it removed it */
+    } else {
+        taken = errno == EWOULDBLOCK;
+    }
+    if (taken) {
         status = plx_fail(context, PLX_ERROR_EXISTS,
                           "another process is training in %s: wait for it, or choose another out", out);
     }
-    if (descriptor >= 0) close(descriptor);
+    if (status != PLX_OK) *lock = -1;
+    if (descriptor >= 0 && *lock < 0) close(descriptor);
     plx_free(context, path);
     return status;
+}
+
+void plx_rundir_leave(plx_context *context, const char *out, bool made)
+{
+    char *lock = plx_format(context, "%s/lock", out), *data = plx_format(context, "%s/data", out);
+    if (lock != NULL && data != NULL && unlink(lock) == 0) {
+        rmdir(data); /* fails, as it should, where something is in it */
+        if (made) rmdir(out);
+    }
+    plx_free(context, lock);
+    plx_free(context, data);
 }
 
 plx_status plx_rundir_latest(plx_context *context, const char *out, size_t *step)

@@ -16,6 +16,9 @@ plx_status plx_rundir_exists(plx_context *context, const char *out, bool *exists
 /* Makes the directory if needed and takes its lock, until the descriptor is closed or the process ends. ERROR_EXISTS
  * when another process holds it. *lock is -1 where the file system has no locks. */
 plx_status plx_rundir_lock(plx_context *context, const char *out, int *lock);
+/* While the lock is held: removes what a run that never began has made, which is the lock, OUT/data if it is empty and,
+ * made: plx_rundir_lock made it, OUT if nothing else is in it. */
+void plx_rundir_leave(plx_context *context, const char *out, bool made);
 /* The step that `latest` names, 0 when there is none. ERROR_FORMAT when it is not a checkpoint's name. */
 plx_status plx_rundir_latest(plx_context *context, const char *out, size_t *step);
 /* OUT/checkpoints/step-NNNNNNNN, freed with plx_free; NULL when memory is short. */

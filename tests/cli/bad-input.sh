@@ -52,9 +52,19 @@ expect "plan shows what is larger than memory" 0 'MORE than' "$plexus" plan huge
 expect "a model larger than memory is refused with the sum" 1 '[0-9] GB' "$plexus" train huge.yaml
 check "and nothing of it was made" test ! -e huge/latest
 
+mark=$'\xef\xbb\xbf'
+sed "1s/^/$mark/; s/$/\r/" good.yaml >windows.yaml
+expect "a recipe of a Windows editor: byte order mark, CR LF" 0 'memory for training' "$plexus" plan windows.yaml
+
 # ---- data ----
 recipe nodata.yaml 's/text\.txt/none.txt/' 's/out: run/out: nodata/'
 expect "a text that is missing" 1 'none\.txt' "$plexus" train nodata.yaml
+check "leaves no directory of a run behind" test ! -e nodata
+mkdir mine
+expect "nor its lock in one that was there" 1 'none\.txt' "$plexus" train nodata.yaml --set out=mine
+check "which stays, empty" rmdir mine
+expect "a run that began is left as it is" 1 'none\.txt' "$plexus" train nodata.yaml --set out=run --resume
+check "with its lock" test -e run/lock -a -e run/latest
 : >empty.txt
 recipe emptydata.yaml 's/text\.txt/empty.txt/' 's/out: run/out: emptydata/'
 expect "an empty text" 1 'empty\.txt' "$plexus" train emptydata.yaml
@@ -70,6 +80,16 @@ expect "plain text for a tokenizer" 1 'text.txt is no GGUF.*tokenizers a tokeniz
 expect "conversations that are missing" 1 "cannot open 'none.json'" "$plexus" sft run --data none.json --out talk
 printf '{"text": "fine"}\n{"text": 3}\n' >bad.jsonl
 expect "a JSON line without text: file and line" 1 'bad\.jsonl:2' "$plexus" eval run --text bad.jsonl
+printf "$mark"'{"text": "fine", "prompt": "a", "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\r\n' >marked.jsonl
+expect "JSON lines with a byte order mark" 0 '"tokens":3' "$plexus" eval run --text marked.jsonl --json
+expect "prompts" 0 '"prompt":"a"' "$plexus" generate run --prompts marked.jsonl --max-tokens 1 --json
+printf "$mark"'a\r\n' >marked.txt
+expect "of plain text" 0 '"prompt":"a"' "$plexus" generate run --prompts marked.txt --max-tokens 1 --json
+(printf "$mark[" && tail -c +4 marked.jsonl && printf ']') >marked.json
+talks() { "$plexus" sft run --data "$1" --out "talk-$1" --steps 1 --set data.valid_fraction=0 --sequence-length 16 --chat-template "$2"; }
+expect "conversations, a line each" 1 'no example with an answer inside a row' talks marked.jsonl plain
+expect "or a list of them" 1 'no example with an answer inside a row' talks marked.json plain
+expect "a file name that no recipe can hold" 2 "is not UTF-8, as a recipe must be" "$plexus" sft run --data $'\xe9.json' --out talk
 printf '\xff\xfe\xc0 not UTF-8 \x80\n%.0s' $(seq 300) >bytes.txt
 recipe bytes.yaml 's/text\.txt/bytes.txt/' 's/out: run/out: bytes/'
 expect "text that is not UTF-8 trains: it is bytes" 0 '' "$plexus" train bytes.yaml --quiet
@@ -85,6 +105,11 @@ expect "a text that has grown since the run began" 0 'warning: the data.s files 
     "$plexus" train bytes.yaml --resume --set train.steps=7
 expect "which is said once" 0 '^done' "$plexus" train bytes.yaml --resume --set train.steps=8
 check "as it is the run's now" bash -c '! grep -q changed "$0"' "$work/.err"
+expect "a warm-up that is longer than the run: to what the rate rises" 0 \
+    'warning: train.warmup_steps, 12, is more than the run has steps, 6: .* to 0.005, and never reaches train.lr, 0.01' \
+    "$plexus" train good.yaml --set train.warmup_steps=12 --set out=warm
+expect "as long as the run: it is reached" 0 '^done' "$plexus" train good.yaml --set train.warmup_steps=6 --set out=warm6
+check "and nothing said" bash -c '! grep -q warning "$0"' "$work/.err"
 expect "plan: a key set of what is no recipe" 2 '--set changes recipes' "$plexus" plan bytes --set train.steps=3
 expect "plan: rows of a recipe" 2 'train.batch_size=N' "$plexus" plan bytes.yaml --rows 3
 
@@ -113,10 +138,14 @@ expect "a pipe for a checkpoint: nobody waits" 1 'model\.safetensors. is a pipe'
 damage 'rm config.json; mkfifo config.json'
 expect "nor for a config.json" 1 'config\.json' timeout 5 "$plexus" eval damaged --text text.txt
 check "a recipe may come from a pipe with a writer" bash -c '"$0" train <(sleep 0.2; cat good.yaml) --set out=piped' "$plexus"
+expect "of plan too" 0 'memory for training' bash -c '"$0" plan <(cat good.yaml)' "$plexus"
 mkfifo pipe.gguf
 expect "nor for a GGUF" 1 'pipe\.gguf: no model is there' timeout 5 "$plexus" eval pipe.gguf --text text.txt
 damage 'rm model.safetensors'
 expect "a checkpoint without weights" 1 'safetensors' "$plexus" eval damaged --text text.txt
+damage 'sed -i "1s/^/$mark/" config.json'
+expect "a config.json with a byte order mark" 0 'bits per byte' "$plexus" eval damaged --text text.txt
+expect "a directory whose name is not UTF-8, in JSON" 0 '"out":"caf.*","family"' "$plexus" convert run --out $'caf\xe9' --json
 damage 'sed -i "s/\"hidden_size\": *16/\"hidden_size\": 32/" config.json'
 expect "weights that do not fit the config" 1 'damaged|shape|\[' "$plexus" eval damaged --text text.txt
 damage 'echo "{" >config.json'

@@ -32,7 +32,7 @@ expect "sizes that cannot be" 1 'too large' "$plexus" bench matmul.forward --M 1
 expect "a report" 0 '' "$plexus" bench 'attention.*' --html report.html "${tiny[@]}"
 check "with a roofline, complete and self-contained" bash -c \
     'grep -q "<svg" report.html && grep -q "</html>" report.html && grep -q "attention.backward" report.html && ! grep -qiE "src=|href=|@import|nan|inf[^o]" report.html'
-expect "a report that cannot be written" 1 'no/such' "$plexus" bench rope --html no/such/report.html "${tiny[@]}"
+expect "a report that cannot be written" 1 "no report can be written to 'no/such/report.html': No such file" "$plexus" bench rope --html no/such/report.html "${tiny[@]}"
 check "before any time is spent on it" bash -c '! "$0" bench rope --html no/such/report.html 2>/dev/null | grep .' "$plexus"
 expect "a directory for a report" 1 "'.' is a directory" "$plexus" bench rope --html .
 expect "info says why no better level is taken" 0 'norm.forward +portable +not .*avx2: (held at portable|this processor has)' \

@@ -18,6 +18,10 @@ chmod 555 locked
 if as_user test -x "$user_plexus" 2>/dev/null && ! as_user test -w locked; then
     expect "a read-only directory" 1 'locked' as_user "$user_plexus" train r.yaml --set out=locked/run
     check "nothing was written" test -z "$(ls locked)"
+    mkdir -m 700 hidden && chmod 000 hidden
+    expect "a model's directory that may not be entered" 1 "cannot open 'hidden': Permission denied" \
+        as_user "$user_plexus" generate hidden --prompt a
+    chmod 755 hidden
 else
     skip "a read-only directory: no other user to be"
 fi

@@ -44,7 +44,7 @@ check "and from the command line" cmp many given
 check "the third alone has its own seed" test "$(sed -n 3p many)" = "$(cat alone)"
 check "text of several" test "$(several --prompts prompts.txt | grep -c '^\(the cat\|and\|the dog sat\|x\)')" -ge 4
 echo '{"text": "a"}' >wrong.jsonl
-expect "JSON lines without a prompt" 1 'wrong.jsonl:1: ' "$plexus" generate run --prompts wrong.jsonl
+expect "JSON lines without a prompt" 1 'wrong.jsonl:1: wants an object with the text "prompt"' "$plexus" generate run --prompts wrong.jsonl
 : >empty.txt
 expect "a file without prompts" 1 'empty.txt: no prompts' "$plexus" generate run --prompts empty.txt
 expect "keys and values in f16" 0 '' "$plexus" generate run --prompt the --max-tokens 5 --state f16
@@ -53,6 +53,10 @@ expect "another form of state" 2 'f32, f16 or q8' "$plexus" generate run --state
 head_of() { "$plexus" generate run --max-tokens 3000 2>err | head -c 10 >/dev/null; echo "${PIPESTATUS[0]}"; }
 check "a reader that goes away ends it quietly" test "$(head_of)" = 0
 check "without a word" test ! -s err
+check "one of the help too" bash -c '"$0" --help | true; exit "${PIPESTATUS[0]}"' "$plexus"
+expect "closed standard streams: what is printed" 1 '' bash -c "'$plexus' train r.yaml --set out=closed-out >&-"
+check "nowhere in the run's files" test -e closed-out/lock -a ! -s closed-out/lock
+check "not of the errors either" bash -c '"$0" train r.yaml --set out=closed-err --set train.warmup_steps=9 2>&- && test ! -s closed-err/lock' "$plexus"
 expect "sampling options" 0 '' "$plexus" generate run --max-tokens 5 --top-k 5 --top-p 0.9 --min-p 0.05 --repetition-penalty 1.2 --stop
 
 # ---- eval ----

@@ -56,3 +56,15 @@ expect "a target that there is none of" 1 'c_attn' sft "$run" x --lora-rank 2 --
 expect "nothing new in a plain model" 1 'nothing new' sft "$run" x --train new
 expect "an unknown template" 1 'chatmml' sft "$run" x --chat-template chatmml
 expect "no conversations" 1 'jsonl' "$plexus" sft "$run" --data text.txt --out x
+
+# ---- the model's tokenizer, and another ----
+check "a vocabulary" "$plexus" data tokenizer text.txt --vocab 264 --out bpe
+echo ab >ab.txt
+expect "of a text that has no more" 0 '^few: 257 tokens, as the text has no more pairs to join' \
+    "$plexus" data tokenizer ab.txt --vocab 300 --out few
+recipe bpe.yaml 's/tokenizer: bytes/tokenizer: bpe/' 's/sequence_length: 16/sequence_length: 64/' 's/out: run/out: bpe-run/' 's/layers: .*/layers: [{mixer: attention}]/'
+check "a model with a tokenizer of its own" "$plexus" train bpe.yaml --quiet
+expect "bytes are no text for it" 1 'data.tokenizer: bpe-run has a tokenizer of its own' \
+    "$plexus" sft bpe-run --data talk.jsonl --out x --steps 1 --chat-template plain --set data.tokenizer=bytes
+expect "its own are" 0 'done: step 1' "$plexus" sft bpe-run --data talk.jsonl --out own --steps 1 --chat-template plain \
+    --set data.tokenizer=bpe

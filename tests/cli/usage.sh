@@ -33,6 +33,11 @@ expect "an argument missing" 2 'too few arguments; it is plexus eval MODEL' "$pl
 expect "an argument too many" 2 "unexpected argument 'x'" "$plexus" info x
 expect "eval without a text" 2 "text FILE is missing" "$plexus" eval m
 expect "bench: a mixer that there is not" 1 "no mixer 'fourier'; there are attention, nexus" "$plexus" bench train.step --mixer fourier
+expect "bench: an operation that there is not" 2 "nothing matches 'zzz'; 'plexus info' lists" "$plexus" bench zzz
+expect "compare: equal in what" 2 "--equal is tokens or flops, not bytes" "$plexus" compare a.yaml --equal bytes
+for rates in 0 1e-3,x; do
+    expect "compare: no learning rates: $rates" 2 "takes up to 16 numbers above 0 .*, not $rates" "$plexus" compare a.yaml --lr $rates
+done
 expect "two prompts" 2 'exclude each other' "$plexus" generate m --prompt a --prompt-file b
 
 expect "info" 0 '^memory read ' "$plexus" info
