@@ -1,5 +1,5 @@
-/* fuzz_json.c - config.json: any bytes as JSON, copied back to jansson's values, and read as a model's config. A config
- * that is accepted must be accepted again as Plexus would write it. */
+/* fuzz_json.c - config.json: any bytes as JSON, with a byte order mark before them or not, copied back to jansson's values,
+ * and read as a model's config. A config that is accepted must be accepted again as Plexus would write it. */
 #include "model/model.h"
 
 #include <stdlib.h>
@@ -34,7 +34,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     plx_node *root = NULL;
     if (plx_context_create(&options, &context) != PLX_OK) abort();
     if (plx_node_parse_json(context, "config.json", (const char *)data, size, &root) == PLX_OK) {
-        json_t *value = json_loadb((const char *)data, size, JSON_DECODE_ANY, NULL), *copy = plx_node_to_json(root);
+        const size_t mark = plx_byte_order_mark((const char *)data, size);
+        json_t *value = json_loadb((const char *)data + mark, size - mark, JSON_DECODE_ANY, NULL);
+        json_t *copy = plx_node_to_json(root);
         if (value == NULL || copy == NULL || !json_equal(value, copy)) abort();
         json_decref(value);
         json_decref(copy);
