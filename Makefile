@@ -34,15 +34,20 @@ ARCH    := $(shell uname -m)
 LEVELS  := portable $(if $(filter x86_64,$(ARCH)),avx2 avx512)
 FLAGS_portable =
 FLAGS_avx2   = -mavx2 -mfma
-TILES := emulated $(if $(filter x86_64,$(ARCH)),amx)
+TILES := emulated $(if $(filter x86_64,$(ARCH)),bf16 amx)
 # gcc takes three times as long for it at -O3, and only tests run it
 FLAGS_emulated = -DPLX_TILES_EMULATED_HERE -Wno-psabi $(if $(filter -O3,$(LEVELED_OPT)),-O2)
-FLAGS_amx    = $(FLAGS_avx512) -mavx512bf16 -mamx-tile -mamx-bf16 -mamx-int8 -mavx512vbmi
+FLAGS_bf16   = $(FLAGS_avx512) -mavx512bf16 -mavx512vbmi
+FLAGS_amx    = $(FLAGS_bf16) -mamx-tile -mamx-bf16 -mamx-int8
 FLAGS_avx512 = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mprefer-vector-width=512
 FLAGS_vnni   = $(FLAGS_avx512) -mavx512vnni
 
+TILED_bf16 := $(filter-out %/packed.c %_terms.c,$(TILED))
+TILED_amx := $(TILED)
+TILED_emulated := $(TILED)
+
 OBJECTS := $(PLAIN:%.c=$(BUILD)/%.o) $(foreach l,$(LEVELS),$(LEVELED:%.c=$(BUILD)/%.$(l).o)) \
-           $(foreach l,$(TILES),$(TILED:%.c=$(BUILD)/%.$(l).o)) \
+           $(foreach l,$(TILES),$(TILED_$(l):%.c=$(BUILD)/%.$(l).o)) \
            $(if $(filter x86_64,$(ARCH)),$(VNNI:%.c=$(BUILD)/%.vnni.o))
 CLI_OBJECTS := $(CLI:%.c=$(BUILD)/%.o)
 

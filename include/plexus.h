@@ -78,7 +78,7 @@ typedef struct plx_allocator {
 typedef struct plx_context_options {
     int threads;             /* 0: all processors this process may use. Results do not depend on it */
     const char *device;      /* NULL: "cpu" */
-    const char *level;       /* NULL: the processor's best; or "portable", "avx2", "avx512", "vnni", "amx" */
+    const char *level;       /* NULL: the processor's best; or "portable", "avx2", "avx512", "vnni", "bf16", "amx" */
     plx_allocator allocator; /* all NULL: malloc */
     void (*log)(void *user, plx_log_level level, const char *message);                     /* may be NULL */
     /* What slow work is at (reading weights, scoring, ...), how much of it is done, of how much in all (0: unknown). From
@@ -96,7 +96,8 @@ void plx_context_free(plx_context *context);
 /* The last error of this context, the context's; valid until its next call. Before any, code is PLX_OK. */
 const plx_error *plx_context_error(const plx_context *context);
 int plx_context_threads(const plx_context *context);
-/* "portable", "avx2", "avx512" or "amx" (AVX-512 and bf16 tiles): the level of the kernels in use. */
+/* "portable", "avx2", "avx512", "vnni" (integer dot products), "bf16" (those of bf16 numbers) or "amx" (bf16 tiles): the
+ * level of the kernels in use. */
 const char *plx_context_level(const plx_context *context);
 /* Makes operations whose name matches the shell pattern take the named implementation ("ref", ...) wherever it
  * accepts the arguments; elsewhere, and for a name that no implementation has, nothing changes. The latest choice that
@@ -113,7 +114,7 @@ typedef struct plx_machine {
     char level[16];        /* as plx_context_level */
     int threads;
     double peak_gflops;    /* measured f32 multiply-add rate of all threads, a multiply-add counted as 2 */
-    double tile_gflops;    /* that of bf16 tiles loaded from L1; 0 below level "amx" */
+    double tile_gflops;    /* of bf16 products whose operands come from L1; 0 below level "bf16" */
     double read_gbs;       /* measured reading of memory, 10^9 bytes a second */
     size_t memory_bytes;   /* available to new allocations */
 } plx_machine;

@@ -351,9 +351,9 @@ static void reference_backward_matches_central_differences(void **state)
 static void not_a_number_comes_through(void **state)
 {
     (void)state;
-    static const char *const kernels[] = {"emulated_f32", "amx_f32", "emulated", "amx"};
+    static const char *const kernels[] = {"emulated_f32", "amx_f32", "emulated", "bf16", "amx"};
     set_shape(1, 100, 1, 1, 128, 0, 0);
-    for (int level = 0; level < LEVELS + 4; level++) {
+    for (int level = 0; level < LEVELS + 5; level++) {
         plx_context *context = level < LEVELS ? contexts[level][0] : context_with(kernels[level - LEVELS], 1);
         if (context == NULL) continue;
         shape.bf16 = level >= LEVELS + 2;
@@ -380,9 +380,9 @@ static void not_a_number_comes_through(void **state)
 static void not_a_number_comes_back(void **state)
 {
     (void)state;
-    static const char *const kernels[] = {"emulated_f32", "amx_f32", "emulated", "amx"};
+    static const char *const kernels[] = {"emulated_f32", "amx_f32", "emulated", "bf16", "amx"};
     set_shape(1, 100, 1, 1, 128, 0, 0);
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 5; i++) {
         plx_context *context = context_with(kernels[i], 1);
         problem p = backward_problem(), forward = p;
         shape.bf16 = i >= 2;
@@ -589,7 +589,7 @@ static void tiles_cost_no_more_than_rounding(void **state)
     (void)state;
     plx_context *best;
     expect_ok(plain, plx_context_create(NULL, &best));
-    const bool has_tiles = strcmp(plx_context_level(best), "amx") == 0;
+    const plx_level level = best->level;
     plx_context_free(best);
     for (size_t i = 0; i < sizeof edges / sizeof *edges; i++) {
         const size_t *s = edges[i];
@@ -597,9 +597,14 @@ static void tiles_cost_no_more_than_rounding(void **state)
         if (s[1] * (s[2] / s[3]) < 32) continue; /* which other kernels take */
         check_tiles("emulated");
         shape.bf16 = false;
-        if (has_tiles) check_tiles("amx"); /* others do not round, which moves lse by more than is allowed here */
+        /* others do not round, which moves lse by more than is allowed here */
+        if (level >= PLX_LEVEL_BF16) check_tiles("bf16");
+        shape.bf16 = false;
+        if (level >= PLX_LEVEL_AMX) check_tiles("amx");
         shape.bf16 = false;
         check_tiles_backward("emulated");
+        shape.bf16 = false;
+        check_tiles_backward("bf16");
         shape.bf16 = false;
         check_tiles_backward("amx");
     }
@@ -611,12 +616,13 @@ static void tiles_take_large_scores_with_care(void **state)
     (void)state;
     static const double factors[] = {4, 30}; /* norms allow 130 and 980 powers of two */
     for (int i = 0; i < 2; i++)
-        for (int j = 0; j < 2; j++) {
+        for (int j = 0; j < 3; j++) {
+            static const char *const kernels[] = {"emulated", "bf16", "amx"};
             set_shape(1, 300, 2, 1, 128, 0, 200);
             shape.factor = factors[i];
-            check_tiles(j == 0 ? "emulated" : "amx");
+            check_tiles(kernels[j]);
             shape.bf16 = false;
-            check_tiles_backward(j == 0 ? "emulated" : "amx");
+            check_tiles_backward(kernels[j]);
         }
 }
 
@@ -624,7 +630,8 @@ static void tiles_take_large_scores_with_care(void **state)
 static void tiles_follow_rising_scores(void **state)
 {
     (void)state;
-    static const char *const kernels[] = {"emulated", "amx", "emulated_f32", "amx_f32", "avx512", "avx2", "portable"};
+    static const char *const kernels[] = {"emulated", "bf16",   "amx",  "emulated_f32",
+                                          "amx_f32",  "avx512", "avx2", "portable"};
     for (size_t i = 0; i < sizeof kernels / sizeof *kernels; i++) {
         set_shape(1, 600, 1, 1, 16, 0, 0);
         problem p = forward_problem();
@@ -634,12 +641,12 @@ static void tiles_follow_rising_scores(void **state)
         plx_context *context;
         expect_ok(plain, plx_context_create(NULL, &context));
         expect_ok(context, plx_context_choose_kernel(context, "attention.*", kernels[i]));
-        shape.bf16 = i < 2;
+        shape.bf16 = i < 3;
         run(context, &p, PLX_F32);
-        assert_close(error_of(&p.arrays[OUT], p.arrays[OUT].twice), 0, i < 2 ? 5e-3 : 1e-6);
+        assert_close(error_of(&p.arrays[OUT], p.arrays[OUT].twice), 0, i < 3 ? 5e-3 : 1e-6);
         for (size_t j = 0; j < p.arrays[LSE].count; j++)
             assert_close(p.arrays[LSE].single[j], p.arrays[LSE].twice[j],
-                         i < 2 ? 1e-2 + p.arrays[LSE].twice[j] * pow(2, -9) : 1e-3); /* scaled, q is rounded */
+                         i < 3 ? 1e-2 + p.arrays[LSE].twice[j] * pow(2, -9) : 1e-3); /* scaled, q is rounded */
         plx_context_free(context);
         release(&p);
     }

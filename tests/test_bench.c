@@ -210,7 +210,9 @@ static plx_status make_chosen(plx_bench_problem *problem, const plx_bench_shape 
 static plx_status run_chosen(plx_bench_problem *problem)
 {
     const plx_level level = problem->context->level;
-    if (problem->kernel != NULL) assert_int_equal(strncmp(problem->kernel, "amx", 3) == 0, level == PLX_LEVEL_AMX);
+    if (problem->kernel == NULL) return PLX_OK;
+    assert_int_equal(strncmp(problem->kernel, "amx", 3) == 0, level == PLX_LEVEL_AMX);
+    assert_int_equal(strcmp(problem->kernel, "bf16") == 0, level == PLX_LEVEL_BF16);
     return PLX_OK;
 }
 static const plx_bench_case chosen_case = {.name = "chosen.step",
@@ -232,7 +234,7 @@ static void test_levels(void **state)
                                  .user = &all};
     size_t wrong;
     assert_int_equal(plx_bench_measure(context, &options, &wrong), PLX_OK);
-    assert_int_equal(all.count, level == PLX_LEVEL_AMX ? 3 : 1);
+    assert_int_equal(all.count, level == PLX_LEVEL_AMX ? 3 : level == PLX_LEVEL_BF16 ? 2 : 1);
     assert_int_equal(context->level, level);
     plx_context_free(context);
 }

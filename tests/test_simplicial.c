@@ -148,8 +148,9 @@ static void compare(const fixture *f, double *const expected[OUTPUTS], double fo
 static const char *const level_names[] = {"portable", "avx2", "avx512"};
 enum { LEVELS = 3 };
 static plx_context *levels[LEVELS][2], *reference; /* with 1 and 3 threads; NULL where the processor lacks the level */
-static const char *const tiled_names[] = {"emulated", "amx"};
-static plx_context *tiled[2][2]; /* take the tile versions where bf16 is allowed */
+static const char *const tiled_names[] = {"emulated", "bf16", "amx"};
+enum { TILED = 3 };
+static plx_context *tiled[TILED][2]; /* take the tile versions where bf16 is allowed */
 static const char *const terms_names[] = {"emulated_f32", "amx_f32"};
 static plx_context *terms[2][2]; /* f32 numbers on tiles */
 
@@ -158,8 +159,10 @@ static void choose(plx_context *with[2], const char *kernel)
 {
     for (int more = 0; more < 2; more++) {
         with[more] = test_context(more ? 3 : 1, NULL, NULL);
-        bool amx = strcmp(plx_context_level(with[more]), "amx") == 0;
-        if (strncmp(kernel, "amx", 3) == 0 && !amx) {
+        const plx_level needs = strncmp(kernel, "amx", 3) == 0   ? PLX_LEVEL_AMX
+                                : strcmp(kernel, "bf16") == 0 ? PLX_LEVEL_BF16
+                                                              : PLX_LEVEL_PORTABLE;
+        if (with[more]->level < needs) {
             plx_context_free(with[more]);
             with[more] = NULL;
         } else {
@@ -178,10 +181,8 @@ static int setup(void **state)
             plx_context_free(levels[i][more]);
             levels[i][more] = NULL;
         }
-    for (int i = 0; i < 2; i++) {
-        choose(tiled[i], tiled_names[i]);
-        choose(terms[i], terms_names[i]);
-    }
+    for (int i = 0; i < TILED; i++) choose(tiled[i], tiled_names[i]);
+    for (int i = 0; i < 2; i++) choose(terms[i], terms_names[i]);
     reference = test_context(2, NULL, NULL);
     return plx_context_choose_kernel(reference, "simplicial.*", "ref") != PLX_OK;
 }
@@ -191,11 +192,10 @@ static int teardown(void **state)
     (void)state;
     for (int i = 0; i < LEVELS; i++)
         for (int more = 0; more < 2; more++) plx_context_free(levels[i][more]);
+    for (int i = 0; i < TILED; i++)
+        for (int more = 0; more < 2; more++) plx_context_free(tiled[i][more]);
     for (int i = 0; i < 2; i++)
-        for (int more = 0; more < 2; more++) {
-            plx_context_free(tiled[i][more]);
-            plx_context_free(terms[i][more]);
-        }
+        for (int more = 0; more < 2; more++) plx_context_free(terms[i][more]);
     plx_context_free(reference);
     return 0;
 }
@@ -396,7 +396,7 @@ static void check_tiles(sizes s, double size, uint64_t seed, bool exact)
     keep(&f, rounded);
     rounded_operands(&f, exact ? expected : NULL, rounded);
     f.bf16 = true;
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < TILED; i++) {
         if (tiled[i][0] == NULL) continue;
         run_on(exact ? reference : tiled[i][0], tiled[i][0], &f, PLX_F32);
         compare_tiles(&f, exact ? DQ : OUT, expected, rounded, tiled_names[i]);
@@ -452,7 +452,7 @@ static void test_tiles_beyond_integers(void **state)
     run(reference, &f, PLX_F64, false);
     keep(&f, expected);
     f.bf16 = true;
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < TILED; i++) {
         if (tiled[i][0] == NULL) continue;
         run(tiled[i][0], &f, PLX_F32, false);
         assert_true(relative_error(f.result[OUT], expected[OUT], f.result_count[OUT]) < 0x1p-8); /* v is rounded */
@@ -760,7 +760,7 @@ static void test_steps(void **state)
 static void test_not_a_number(void **state)
 {
     (void)state;
-    for (int i = 0; i < LEVELS + 2; i++) {
+    for (int i = 0; i < LEVELS + TILED; i++) {
         plx_context *context = i < LEVELS ? levels[i][0] : tiled[i - LEVELS][0];
         if (context == NULL) continue;
         fixture f = make((sizes){1, 40, 1, 1, 8, 10, 3, 0, 0, 0, 20}, 1, 3);

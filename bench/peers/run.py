@@ -86,7 +86,7 @@ def plexus(program, case, flags, impls, threads, seconds):
     best = {}
     output = subprocess.run(words + ["--impl", impls], check=True, capture_output=True, text=True).stdout
     for line in map(json.loads, output.splitlines()):
-        kind = "bf16" if line["impl"] == "amx" else "f32"
+        kind = "bf16" if line["impl"] in ("amx", "bf16") else "f32"
         if line["ms"] is not None:
             best[kind] = min(best.get(kind, line["ms"]), line["ms"])
     return best
@@ -123,7 +123,7 @@ def measure_finetune(row, args):
     """Against transformers: f32 against f32 and Plexus's bf16 tiles; with kind bf16, both in bf16."""
     import train_135m
     rows, length, kind = (row["sizes"][name] for name in ("rows", "length", "kind"))
-    kinds = [kind] if kind == "bf16" or "amx" not in args.impls else ["f32", "bf16"]
+    kinds = [kind] if kind == "bf16" or not {"amx", "bf16"} & set(args.impls.split(",")) else ["f32", "bf16"]
     result = dict(torch={}, f32={}, bf16={})
     with tempfile.TemporaryDirectory() as base:
         peer = train_135m.Torch(rows, length, kind)
@@ -228,7 +228,7 @@ def main():
         saved = json.load(open(args.save))
     version = subprocess.run([args.plexus, "--version"], check=True, capture_output=True, text=True).stdout.split()[-1]
     level, about = machine(args.plexus, args.threads)
-    args.impls = {"amx": "avx512,amx_f32,amx", "vnni": "avx512"}.get(level, level)
+    args.impls = {"amx": "avx512,amx_f32,amx", "bf16": "avx512,bf16", "vnni": "avx512"}.get(level, level)
     saved.update(machine=about, torch="PyTorch " + torch.__version__.split("+")[0], version=version)
     begin, expected, left = time.time(), 0, sum(row["seconds"] for row in rows)
     for number, row in enumerate(rows):

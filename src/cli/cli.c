@@ -83,8 +83,8 @@ int cli_open_context(plx_cli *cli, const char *command)
         return cli->device != NULL && strcmp(cli->device, "cpu") != 0 && strcmp(cli->device, "fenced") != 0
                    ? cli_usage_error(command, "%s: --device is cpu or fenced, not '%.40s'", command, cli->device)
                    : cli_usage_error(command,
-                                     "%s: the environment variable PLX_LEVEL is portable, avx2, avx512, vnni or amx, "
-                                     "not '%.40s'",
+                                     "%s: the environment variable PLX_LEVEL is portable, avx2, avx512, vnni, bf16 "
+                                     "or amx, not '%.40s'",
                                      command, getenv("PLX_LEVEL"));
     return status == PLX_OK ? CLI_GO_ON : cli_error("cannot start: %s", plx_status_name(status));
 }

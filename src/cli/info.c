@@ -47,7 +47,7 @@ static int show(plx_cli *cli, const plx_machine *machine)
     cli_print(cli, "threads       %d\n", machine->threads);
     cli_print(cli, "f32 peak      %.0f GFLOP/s measured\n", machine->peak_gflops);
     if (machine->tile_gflops > 0)
-        cli_print(cli, "bf16 tiles    %.0f GFLOP/s measured, operands in L1\n", machine->tile_gflops);
+        cli_print(cli, "bf16 peak     %.0f GFLOP/s measured, operands in L1\n", machine->tile_gflops);
     cli_print(cli, "memory read   %.1f GB/s measured\n", machine->read_gbs);
     cli_print(cli, "memory free   %s\n\n", cli_bytes_text((double)machine->memory_bytes, memory));
     cli_print(cli, "operation, the implementation that it takes here, and why none of the faster ones:\n");

@@ -20,18 +20,23 @@
 
 /* ---- levels ---- */
 
-static const char *const level_names[PLX_LEVEL_COUNT] = {"portable", "avx2", "avx512", "vnni", "amx"};
+static const char *const level_names[PLX_LEVEL_COUNT] = {"portable", "avx2", "avx512", "vnni", "bf16", "amx"};
 
 #if defined(__x86_64__)
-/* Bits 22 (AMX-BF16), 24 (AMX-TILE) and 25 (AMX-INT8) of leaf 7 and bit 5 (AVX512-BF16) of its subleaf 1; then Linux
- * must be asked once a process for the tiles' registers, or the first instruction on them ends the process. */
+/* Bit 5 of leaf 7, subleaf 1; the code around the products looks bytes up as well (powers.h). */
+static bool has_bf16(void)
+{
+    unsigned a, b, c, d;
+    return __builtin_cpu_supports("avx512vbmi") && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1) != 0;
+}
+
+/* Bits 22 (AMX-BF16), 24 (AMX-TILE) and 25 (AMX-INT8) of leaf 7; then Linux must be asked once a process for the tiles'
+ * registers, or the first instruction on them ends the process. */
 static bool tiles_usable(void)
 {
     unsigned a, b, c, d;
     const unsigned tiles = 1u << 22 | 1u << 24 | 1u << 25;
-    if (!__builtin_cpu_supports("avx512vbmi")) return false; /* beside tiles: powers.h */
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & tiles) != tiles) return false;
-    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || (a >> 5 & 1) == 0) return false;
     const long request_permission = 0x1023, tile_data = 18;
     return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
 }
@@ -43,7 +48,11 @@ static plx_level processor_level(void)
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    if (avx512 && __builtin_cpu_supports("avx512vnni")) return tiles_usable() ? PLX_LEVEL_AMX : PLX_LEVEL_VNNI;
+    const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni"), bf16 = vnni && has_bf16();
+    if (bf16 && tiles_usable()) return PLX_LEVEL_AMX;
+    /* AMD's take as long as a multiply-add of f32, Intel's four times as long: f32 is the faster one there */
+    if (bf16 && __builtin_cpu_is("amd")) return PLX_LEVEL_BF16;
+    if (vnni) return PLX_LEVEL_VNNI;
     if (avx512) return PLX_LEVEL_AVX512;
     return avx2 ? PLX_LEVEL_AVX2 : PLX_LEVEL_PORTABLE;
 #else

@@ -14,13 +14,15 @@
 typedef struct plx_device plx_device;
 typedef struct plx_profile plx_profile; /* kernels/profile.c */
 
-/* Processor levels a kernel may need. Each includes those before it; VNNI is AVX-512 with integer dot products; AMX has
- * AVX512-BF16 and bf16 tiles that the kernel lets this process use. */
+/* Processor levels a kernel may need. Each includes those before it; VNNI is AVX-512 with integer dot products; BF16 has dot
+ * products of bf16 numbers at twice the rate of f32's multiply-adds; AMX has bf16 tiles that Linux lets this process
+ * use. */
 typedef enum plx_level {
     PLX_LEVEL_PORTABLE,
     PLX_LEVEL_AVX2,
     PLX_LEVEL_AVX512,
     PLX_LEVEL_VNNI,
+    PLX_LEVEL_BF16,
     PLX_LEVEL_AMX,
     PLX_LEVEL_COUNT
 } plx_level;

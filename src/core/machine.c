@@ -65,7 +65,10 @@ static void tile_piece(void *argument, size_t index, int thread)
     double flops = 0.0;
     plx_peak_tiles_args args = {2000, &flops};
     double begin = plx_seconds();
-    plx_peak_tiles_amx(one->context, &args);
+    if (one->context->level == PLX_LEVEL_AMX)
+        plx_peak_tiles_amx(one->context, &args);
+    else
+        plx_peak_tiles_bf16(one->context, &args);
     one->rates[index] = flops / (plx_seconds() - begin);
 }
 #endif
@@ -112,7 +115,7 @@ plx_status plx_machine_measure(plx_context *context, plx_machine *machine)
         trial one = {context, data, parts, part, rates};
         result.peak_gflops = measure(&one, products, multiply_piece);
 #if defined(__x86_64__)
-        if (context->level == PLX_LEVEL_AMX) result.tile_gflops = measure(&one, products, tile_piece);
+        if (context->level >= PLX_LEVEL_BF16) result.tile_gflops = measure(&one, products, tile_piece);
 #endif
         result.read_gbs = measure(&one, reads, read_piece);
         *machine = result;
@@ -140,7 +143,7 @@ static void put_reason(const plx_context *context, const plx_op *op, const plx_k
         fprintf(out, "%s: this processor has %s", kernel->name, plx_level_name(context->processor));
     else if (kernel->level > context->level)
         fprintf(out, "%s: held at %s by PLX_LEVEL or the context's options", kernel->name, plx_level_name(context->level));
-    else if (strcmp(kernel->name, "amx") == 0)
+    else if (plx_kernel_rounds(kernel))
         fprintf(out, "%s: only with train.precision bf16", kernel->name);
     else if (strcmp(kernel->name, "amx_f32") == 0 && op == &plx_op_matmul)
         fprintf(out, "%s: only where gradients are computed", kernel->name);

@@ -30,6 +30,8 @@ typedef struct plx_op {
 /* The implementation that plx_op_run would take. arguments NULL: an f32 problem of no special shape. */
 const plx_kernel *plx_op_choose(const plx_context *context, const plx_op *op, const void *arguments);
 plx_status plx_op_run(plx_context *context, const plx_op *op, const void *arguments);
+/* Whether it rounds f32 operands to bf16, and so is only for problems that let it ("amx", "bf16"). */
+bool plx_kernel_rounds(const plx_kernel *kernel);
 /* Runs an implementation; while the context's profile is on, with its calls, time and flops recorded. */
 plx_status plx_profile_run(plx_context *context, const plx_op *op, const plx_kernel *kernel, const void *arguments);
 /* All shared operations, ended by NULL; mixers list their own in plx_mixer.ops. */
@@ -282,16 +284,19 @@ void *plx_kernel_scratch(plx_context *context, size_t bytes);
 #define PLX_CPU_DECLARE(f) PLX_LEVELS(PLX_CPU_DECLARE_ONE, f)
 #define PLX_CPU_ROW(level, constant, f, accepts) {#level, constant, accepts, f##_##level},
 #define PLX_CPU_KERNELS(f, accepts) PLX_LEVELS(PLX_CPU_ROW, f, accepts)
-/* Files in an amx/ folder are compiled with bf16 tiles ("amx") and against the tiles' emulation ("emulated", see
- * amx/tile.h), which any processor runs. A list begins with PLX_TILES_KERNEL; PLX_TILES_EMULATED stands after the
- * versions for each level, where only a test that asks for it by name finds it. */
+/* Files in an amx/ folder are compiled with bf16 tiles ("amx"), with dot products of bf16 pairs in their place ("bf16") and
+ * against the tiles' emulation ("emulated", see amx/tile.h), which any processor runs. A list begins with
+ * PLX_TILES_KERNEL; PLX_TILES_EMULATED stands after the versions for each level, where only a test that asks for it by
+ * name finds it. f32 as three terms, six products for one, is not in lists as "bf16": that is but twice as fast as f32. */
 #define PLX_TILES_DECLARE(f)                                          \
     plx_status f##_amx(plx_context *context, const void *arguments);  \
+    plx_status f##_bf16(plx_context *context, const void *arguments); \
     plx_status f##_emulated(plx_context *context, const void *arguments);
 #define PLX_TERMS_EMULATED(f, accepts) {"emulated_f32", PLX_LEVEL_PORTABLE, accepts, f##_emulated},
 #if defined(__x86_64__)
 #define PLX_TERMS_KERNEL(f, accepts) {"amx_f32", PLX_LEVEL_AMX, accepts, f##_amx},
-#define PLX_TILES_KERNEL(f, accepts) {"amx", PLX_LEVEL_AMX, accepts, f##_amx},
+#define PLX_TILES_KERNEL(f, accepts) \
+    {"amx", PLX_LEVEL_AMX, accepts, f##_amx}, {"bf16", PLX_LEVEL_BF16, accepts, f##_bf16},
 #else
 #define PLX_TERMS_KERNEL(f, accepts)
 #define PLX_TILES_KERNEL(f, accepts)

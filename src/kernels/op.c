@@ -5,10 +5,15 @@
 #include <math.h>
 #include <string.h>
 
+bool plx_kernel_rounds(const plx_kernel *kernel)
+{
+    return strcmp(kernel->name, "amx") == 0 || strcmp(kernel->name, "bf16") == 0;
+}
+
 static bool usable(const plx_context *context, const plx_kernel *kernel, const void *arguments)
 {
     if (kernel->level > context->level) return false;
-    if (arguments == NULL) return strcmp(kernel->name, "amx") != 0; /* it is for problems that allow bf16 */
+    if (arguments == NULL) return !plx_kernel_rounds(kernel);
     return kernel->accepts == NULL || kernel->accepts(arguments);
 }
 

@@ -134,8 +134,8 @@ static bool accepts_tiles(const void *arguments)
 }
 
 static const plx_kernel matmul_kernels[] = {
-    PLX_TILES_KERNEL(plx_packed_matmul, accepts_tiles)
 #if defined(__x86_64__)
+    {"amx", PLX_LEVEL_AMX, accepts_tiles, plx_packed_matmul_amx},
         {"vnni", PLX_LEVEL_VNNI, accepts_f32, plx_packed_matmul_vnni},
 #endif
     PLX_CPU_KERNELS(plx_packed_matmul, accepts_f32)

@@ -28,7 +28,7 @@ typedef struct bench {
     plx_context *context;
     const plx_bench_options *options;
     plx_machine machine;
-    double level_peak[PLX_LEVEL_COUNT]; /* f32, 0: not measured yet */
+    double level_peak[PLX_LEVEL_COUNT]; /* as peak_of says; 0: not measured yet */
     size_t wrong;
 } bench;
 
@@ -79,17 +79,24 @@ static plx_status read_outputs(plx_bench_problem *problem, outputs *all)
     return PLX_OK;
 }
 
-/* The worst array's largest difference over its largest value; infinite for what is no number. */
-static double difference(const plx_bench_problem *problem, const outputs *found, const outputs *wanted)
+/* The worst array's largest difference over its largest value, or of bf16, whose bound is what rounding does at random, the
+ * norm of the differences over that of the values; infinite for what is no number. */
+static double difference(const plx_bench_problem *problem, const outputs *found, const outputs *wanted, bool bf16)
 {
     double worst = 0;
     for (int i = 0; i < found->count; i++) {
         if (found->values[i] == NULL) continue;
-        double largest = 0, off = 0;
+        double largest = 0, off = 0, squares = 0, off_squares = 0;
         for (size_t k = 0; k < problem->arrays[i].count; k++) {
             double d = fabs(found->values[i][k] - wanted->values[i][k]);
             if (!(d <= off)) off = isnan(d) ? INFINITY : d;
             largest = fmax(largest, fabs(wanted->values[i][k]));
+            off_squares += d * d;
+            squares += wanted->values[i][k] * wanted->values[i][k];
+        }
+        if (bf16 && !isinf(off)) {
+            largest = sqrt(squares);
+            off = sqrt(off_squares);
         }
         double error = largest > 0 ? off / largest : off;
         if (!(error <= worst)) worst = isnan(error) ? INFINITY : error;
@@ -146,31 +153,33 @@ static plx_status reference_outputs(bench *run, const plx_bench_case *about, con
 
 static bool is_level(const char *name, plx_level *level)
 {
-    static const char *const names[PLX_LEVEL_COUNT] = {"portable", "avx2", "avx512", "vnni", "amx"};
     for (int i = 0; i < PLX_LEVEL_COUNT; i++)
-        if (strcmp(name, names[i]) == 0) {
+        if (strcmp(name, plx_level_name((plx_level)i)) == 0) {
             *level = (plx_level)i;
             return true;
         }
     return false;
 }
 
-/* f32 rate at a level, measured once. */
+/* The level whose multiply-adds a context of this level has. */
+static plx_level vector_level(plx_level level) { return level > PLX_LEVEL_AVX512 ? PLX_LEVEL_AVX512 : level; }
+
+/* The rate of a level's products, measured once: of f32, and of bf16 where the level has those. */
 static plx_status peak_of(bench *run, plx_level level, double *peak)
 {
-    static const char *const names[] = {"portable", "avx2", "avx512"};
-    if (level > PLX_LEVEL_AVX512) level = PLX_LEVEL_AVX512;
+    const bool bf16 = level >= PLX_LEVEL_BF16;
+    if (!bf16) level = vector_level(level);
     if (run->level_peak[level] == 0) {
         plx_context_options options = run->context->options;
         plx_context *context = NULL;
         plx_machine machine;
-        options.level = names[level];
+        options.level = plx_level_name(level);
         plx_status status = plx_context_create(&options, &context);
         if (status == PLX_OK) status = plx_machine_measure(context, &machine);
         plx_context_free(context);
         if (status != PLX_OK)
-            return plx_fail(run->context, status, "the peak of level %s cannot be measured", names[level]);
-        run->level_peak[level] = machine.peak_gflops;
+            return plx_fail(run->context, status, "the peak of level %s cannot be measured", plx_level_name(level));
+        run->level_peak[level] = bf16 ? machine.tile_gflops : machine.peak_gflops;
     }
     *peak = run->level_peak[level];
     return PLX_OK;
@@ -204,21 +213,20 @@ static bool accepts(const plx_kernel *kernel, plx_bench_problem *problem, bool b
 static plx_status list_implementations(bench *run, plx_bench_problem *problem, implementation *list, size_t *count)
 {
     const plx_op *op = problem->about->op;
-    plx_level own = run->context->level > PLX_LEVEL_AVX512 ? PLX_LEVEL_AVX512 : run->context->level;
-    static const char *const level_names[] = {"portable", "avx2", "avx512"};
+    const plx_level best = run->context->level, own = vector_level(best);
     *count = 0;
     if (op == NULL) { /* whatever the model takes: in training bf16 and f32 on tiles too */
-        plx_level level = run->context->level;
-        double tiles = run->machine.tile_gflops, vectors;
+        double products = 0, vectors;
+        const bool trains = problem->bf16 != NULL && best >= PLX_LEVEL_BF16;
         PLX_TRY(peak_of(run, own, &vectors));
-        bool trains = problem->bf16 != NULL && level == PLX_LEVEL_AMX;
-        if (trains && wanted(run, "amx"))
-            list[(*count)++] = (implementation){.name = "amx", .bf16 = true, .level = level, .peak = tiles};
-        if (trains && wanted(run, "amx_f32"))
-            list[(*count)++] = (implementation){.name = "amx_f32", .level = level, .peak = tiles / 6};
-        if (trains) level = own;
-        if (wanted(run, level_names[own]))
-            list[(*count)++] = (implementation){.name = level_names[own], .level = level, .peak = vectors};
+        if (trains) PLX_TRY(peak_of(run, best, &products));
+        if (trains && wanted(run, plx_level_name(best)))
+            list[(*count)++] = (implementation){.name = plx_level_name(best), .bf16 = true, .level = best, .peak = products};
+        if (trains && best == PLX_LEVEL_AMX && wanted(run, "amx_f32"))
+            list[(*count)++] = (implementation){.name = "amx_f32", .level = best, .peak = products / 6};
+        if (wanted(run, plx_level_name(own)))
+            list[(*count)++] =
+                (implementation){.name = plx_level_name(own), .level = trains ? own : best, .peak = vectors};
         return PLX_OK;
     }
     for (const plx_kernel *kernel = op->kernels; kernel->run != NULL && *count < IMPLS; kernel++) {
@@ -231,13 +239,9 @@ static plx_status list_implementations(bench *run, plx_bench_problem *problem, i
         impl->check_only = strcmp(kernel->name, "ref") == 0 || strncmp(kernel->name, "emulated", 8) == 0;
         if (kernel[1].run == NULL && kernel == op->kernels) impl->check_only = false; /* the only one there is */
         if (impl->check_only) continue;
-        is_level(kernel->name, &level);
-        if (level == PLX_LEVEL_AMX)
-            impl->peak = run->machine.tile_gflops;
-        else if (kernel->level == PLX_LEVEL_AMX) /* amx_f32: six products of terms each */
-            impl->peak = run->machine.tile_gflops / 6;
-        else
-            PLX_TRY(peak_of(run, level, &impl->peak));
+        const bool terms = !is_level(kernel->name, &level) && kernel->level == PLX_LEVEL_AMX;
+        PLX_TRY(peak_of(run, terms ? PLX_LEVEL_AMX : level, &impl->peak));
+        if (terms) impl->peak /= 6; /* amx_f32: six products of terms each */
         if (level == PLX_LEVEL_VNNI) impl->peak *= 4; /* bytes in the place of f32 */
     }
     return PLX_OK;
@@ -258,10 +262,10 @@ static plx_status check_all(bench *run, const plx_bench_case *about, const plx_b
         if (list[i].bf16 && *bf16_bound == 0) {
             status = reference_outputs(run, about, shape, true, &rounded);
             if (status != PLX_OK) break;
-            *bf16_bound = 2 * difference(&problem, &rounded, &reference);
+            *bf16_bound = 2 * difference(&problem, &rounded, &reference, true);
         }
         status = run_for_outputs(&problem, &list[i], &found);
-        if (status == PLX_OK) list[i].error = difference(&problem, &found, &reference);
+        if (status == PLX_OK) list[i].error = difference(&problem, &found, &reference, list[i].bf16);
         free_outputs(run->context, &found);
     }
     plx_bench_free(&problem);
@@ -291,7 +295,7 @@ static plx_status check_agreement(plx_bench_problem *problem, implementation *li
         if (list[i].check_only) continue;
         status = run_for_outputs(problem, &list[i], &found);
         if (status == PLX_OK) {
-            double off = difference(problem, &found, &lowest), own = bound_of(problem->about, &list[i], bf16_bound);
+            double off = difference(problem, &found, &lowest, list[i].bf16), own = bound_of(problem->about, &list[i], bf16_bound);
             if (!(off <= own + problem->about->tolerance)) list[i].error = fmax(list[i].error, off);
         }
         free_outputs(problem->context, &found);
@@ -452,8 +456,8 @@ plx_status plx_bench_measure(plx_context *context, const plx_bench_options *opti
     plx_status status = total > 0 ? plx_machine_measure(context, &run.machine)
                                   : plx_fail(context, PLX_ERROR_VALUE, "nothing to measure matches '%s'",
                                              options->pattern != NULL ? options->pattern : "*");
-    plx_level own = context->level > PLX_LEVEL_AVX512 ? PLX_LEVEL_AVX512 : context->level;
-    run.level_peak[own] = run.machine.peak_gflops;
+    run.level_peak[vector_level(context->level)] = run.machine.peak_gflops;
+    if (context->level >= PLX_LEVEL_BF16) run.level_peak[context->level] = run.machine.tile_gflops;
     for (size_t i = 0; cases[i] != NULL && status == PLX_OK; i++)
         if (plx_bench_matches(options->pattern, cases[i]->name)) status = measure_case(&run, cases[i], &done, total);
     if (status == PLX_OK) plx_progress(context, "done", (double)total, (double)total);

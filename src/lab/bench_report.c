@@ -104,10 +104,10 @@ static void put_roof(FILE *out, const axes *a, const plx_bench_result *r)
 
 static const char *colour_of(const char *impl)
 {
-    static const char *const colours[] = {"#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b"};
-    static const char *const names[] = {"avx512", "amx", "avx2", "portable", "blas"};
+    static const char *const colours[] = {"#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#e377c2", "#8c564b"};
+    static const char *const names[] = {"avx512", "amx", "avx2", "portable", "blas", "bf16"};
     size_t i = 0;
-    while (i < 5 && strcmp(names[i], impl) != 0) i++;
+    while (i < sizeof names / sizeof *names && strcmp(names[i], impl) != 0) i++;
     return colours[i];
 }
 

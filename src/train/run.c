@@ -415,9 +415,9 @@ static plx_status make_trainer(training *run, bool saved)
     PLX_TRY(plx_model_describe(run->model, &info));
     run->result->parameters = info.parameters;
     run->result->flops_per_token = info.flops_per_token;
-    if (recipe->options.precision == PLX_PRECISION_BF16 && run->context->level < PLX_LEVEL_AMX)
+    if (recipe->options.precision == PLX_PRECISION_BF16 && run->context->level < PLX_LEVEL_BF16)
         plx_log(run->context, PLX_LOG_WARNING,
-                "train.precision bf16: this processor (or PLX_LEVEL) has no bf16 tiles, so training runs in f32");
+                "train.precision bf16: this processor (or PLX_LEVEL) has no fast products of bf16, so training runs in f32");
     return plx_trainer_create(run->model, &recipe->options, recipe->batch_size, recipe->data.sequence_length,
                               &run->trainer);
 }

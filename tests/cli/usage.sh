@@ -27,7 +27,7 @@ expect "not a number" 2 'wants a number' "$plexus" generate m --temperature nan
 expect "out of range" 2 'must be at most 1' "$plexus" generate m --top-p 1.5
 expect "a value for a flag" 2 'takes no value' "$plexus" info --json=yes
 expect "no threads" 2 'threads must be at least 1' "$plexus" info --threads 0
-expect "an unknown level" 2 "PLX_LEVEL is portable, avx2, avx512, vnni or amx, not 'avx3'" env PLX_LEVEL=avx3 "$plexus" info
+expect "an unknown level" 2 "PLX_LEVEL is portable, avx2, avx512, vnni, bf16 or amx, not 'avx3'" env PLX_LEVEL=avx3 "$plexus" info
 expect "an unknown device" 2 "--device is cpu or fenced, not 'gpu'" "$plexus" info --device gpu
 expect "an argument missing" 2 'too few arguments; it is plexus eval MODEL' "$plexus" eval
 expect "an argument too many" 2 "unexpected argument 'x'" "$plexus" info x

@@ -32,6 +32,10 @@ plx_status PLX_CPU(plx_peak_tiles)(plx_context *context, const void *arguments)
             plx_tile_dot(tiles, 3, 5, 7);
         }
     plx_tile_store(tiles, 0, result, 64);
+    plx_tile_store(tiles, 1, result, 64);
+    plx_tile_store(tiles, 2, result, 64);
+    plx_tile_store(tiles, 3, result, 64);
+    __asm__ volatile("" ::"r"(result) : "memory"); /* wanted: nothing of it may be left out */
     plx_tiles_end(tiles);
     *args->flops = 4.0 * DEPTH * 2 * 16 * 16 * 32 * (double)args->rounds;
     return PLX_OK;

@@ -1,8 +1,9 @@
 /* tile.h - tiles: registers of 16 rows x 64 bytes, and the product of two of them (Intel's AMX-BF16 and AMX-INT8).
  *
- * A file in an amx/ folder is compiled twice: for level "amx" with the instructions, and as "emulated" against the
- * plain C below, which any processor runs, so that the code around the tiles is tested everywhere. vec.h's vf has 16
- * lanes in both. Exported names are made by PLX_CPU(name); list rows by PLX_TILES_KERNEL and PLX_TILES_EMULATED.
+ * A file in an amx/ folder is compiled three times: for level "amx" with the instructions; for level "bf16" with tiles in
+ * memory and AVX-512's dot products of pairs (but for whole numbers and terms); and as "emulated" against the plain C below,
+ * which any processor runs, so that the code around the tiles is tested everywhere. vec.h's vf has 16 lanes in all. Exported
+ * names are made by PLX_CPU(name); list rows by PLX_TILES_KERNEL and PLX_TILES_EMULATED.
  *
  * A thread calls plx_tiles_begin or plx_tiles_begin_whole before its first use (in each task: threads come and go) and
  * plx_tiles_end after the last, so that other code does not carry the registers along. Tile numbers are literals 0..7.
@@ -71,6 +72,49 @@ static inline void plx_tiles_end(plx_tiles *tiles)
     ((void)(tiles), ({ __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c ::); }))
 #define plx_tile_dot_whole(tiles, c, a, b)                                                                             \
     ((void)(tiles), ({ __asm__ volatile("tdpbssd %%tmm" #b ", %%tmm" #a ", %%tmm" #c ::); }))
+
+#elif defined(__AVX512BF16__)
+
+/* No tiles of whole numbers. Operands are read where they lie: a file may change what tiles 4 to 7 were loaded from only
+ * after their last product, and loads them from rows of 64 bytes, one behind the other. */
+typedef struct plx_tiles {
+    float sums[4][16][16] __attribute__((aligned(64)));
+    const int32_t *operand[4];
+} plx_tiles;
+
+static inline void plx_tiles_begin(plx_tiles *tiles) { (void)tiles; }
+static inline void plx_tiles_end(plx_tiles *tiles) { (void)tiles; }
+INLINE void plx_tile_zero(plx_tiles *tiles, int c) { memset(tiles->sums[c], 0, sizeof tiles->sums[c]); }
+INLINE void plx_tile_load(plx_tiles *tiles, int c, const void *from, size_t stride)
+{
+    if (c >= 4) {
+        tiles->operand[c - 4] = from;
+    } else
+        for (size_t m = 0; m < 16; m++)
+            _mm512_store_ps(tiles->sums[c][m], _mm512_loadu_ps((const char *)from + m * stride));
+}
+INLINE void plx_tile_store(const plx_tiles *tiles, int c, void *to, size_t stride)
+{
+    for (size_t m = 0; m < 16; m++) _mm512_storeu_ps((char *)to + m * stride, _mm512_load_ps(tiles->sums[c][m]));
+}
+/* The sums stay in registers while the right operand's rows pass: an instruction for 16 pairs, which takes its pair of
+ * the left operand from memory. A function of its own, as the compiler would keep some tile's sums in registers and so
+ * have none left for those that are summed. */
+static __attribute__((noinline, unused)) void plx_tile_add(float (*sums)[16], const int32_t *left, const int32_t *right)
+{
+    __m512 sum[16];
+    UNROLL for (size_t m = 0; m < 16; m++) sum[m] = _mm512_load_ps(sums[m]);
+    for (size_t r = 0; r < 16; r++) {
+        const __m512bh row = (__m512bh)_mm512_loadu_si512(right + 16 * r);
+        UNROLL for (size_t m = 0; m < 16; m++)
+            sum[m] = _mm512_dpbf16_ps(sum[m], (__m512bh)_mm512_set1_epi32(left[16 * m + r]), row);
+    }
+    UNROLL for (size_t m = 0; m < 16; m++) _mm512_store_ps(sums[m], sum[m]);
+}
+INLINE void plx_tile_dot(plx_tiles *tiles, int c, int a, int b)
+{
+    plx_tile_add(tiles->sums[c], tiles->operand[a - 4], tiles->operand[b - 4]);
+}
 
 #else
 

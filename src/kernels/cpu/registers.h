@@ -5,12 +5,6 @@
 
 #include "kernels/cpu/parts.h"
 
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 24")
-#endif
-
 /* ---- a tile of C += A B: A's numbers are broadcast one at a time, B's and C's rows are vectors ---- */
 
 /* Most vectors across: 6 x 4 sums of 32 registers, or 6 x 2 of 16; where fewer are across, up to 12 below. */

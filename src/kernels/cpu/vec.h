@@ -15,6 +15,12 @@
 
 /* For small functions over vectors, and those whose arguments are to be constants. */
 #define INLINE static inline __attribute__((always_inline))
+/* Before a short loop, so that what it keeps stays in registers. */
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 24")
+#endif
 
 #define PLX_JOIN2(a, b) a##_##b
 #define PLX_JOIN(a, b) PLX_JOIN2(a, b)
