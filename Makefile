@@ -7,7 +7,7 @@
 # make clang      the whole build with clang, warnings as errors
 # make bench      every operation's speed and error (plexus bench), and build/bench.html
 # make bench-peers  PyTorch beside Plexus, in a virtual environment of its own (PEERS_PYTHON=: one that has torch and
-#                 transformers), into docs/results/peers.md: six minutes (ROWS=PATTERN: some rows again)
+#                 transformers), into docs/results/peers.md (PEERS_PAGE=): six minutes (ROWS=PATTERN: some rows again)
 # make deps       install the packages that the others need
 # make install    PREFIX=/usr/local
 CC = gcc
@@ -93,6 +93,7 @@ deps:
 
 bench: all
 	$(BUILD)/plexus bench --html $(BUILD)/bench.html
+PEERS_PAGE = docs/results/peers.md
 PEERS_PYTHON = $(BUILD)/peers/bin/python
 $(BUILD)/peers/bin/python:
 	@rm -rf $(BUILD)/peers.part
@@ -100,7 +101,7 @@ $(BUILD)/peers/bin/python:
 	$(BUILD)/peers.part/bin/pip install torch numpy transformers
 	mv $(BUILD)/peers.part $(BUILD)/peers
 bench-peers: all $(PEERS_PYTHON)
-	$(PEERS_PYTHON) bench/peers/run.py $(BUILD)/plexus --rows "$(ROWS)" --save $(BUILD)/peers.json --page docs/results/peers.md
+	$(PEERS_PYTHON) bench/peers/run.py $(BUILD)/plexus --rows "$(ROWS)" --save $(BUILD)/peers.json --page $(PEERS_PAGE)
 
 # The tests again, with every address and undefined operation checked.
 sanitize:

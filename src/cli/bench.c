@@ -135,7 +135,7 @@ static int measure(plx_cli *cli, plx_bench_options *options, const char *html, c
         cli_print(cli,
                   "best and median time, flops and their part of the measured peak of the implementation's level "
                   "(amx_f32: a sixth\nof the bf16 tiles' rate), bytes and their part of the measured memory rate (more "
-                  "where caches hold them), which of the\ntwo limits, and the largest error (of bf16 its norm)\n");
+                  "where caches hold them), which of the\ntwo limits, and the largest error\n");
     plx_status status = plx_bench_measure(cli->context, options, &wrong);
     if (status == PLX_OK) status = show.status;
     if (status == PLX_OK && html != NULL) status = plx_bench_report_write(&report, html, command);

@@ -13,13 +13,20 @@
 #define SAMPLE_SECONDS 2e-3 /* a sample repeats what is shorter */
 enum { IMPLS = 12, SAMPLES = 200, LEAST_ROUNDS = 3 };
 
+/* How far results are from what is wanted, each of the worst array, infinite for what is no number: the largest difference
+ * over the largest value; and the norm of the differences over that of the values, which tells roundings, of which the
+ * largest of many is a matter of chance. */
+typedef struct distances {
+    double largest, norm;
+} distances;
+
 typedef struct implementation {
     const char *name;
     bool bf16;       /* rounds its operands */
     bool check_only; /* ref, emulated: no speed is of interest */
     plx_level level; /* that the context is held to while it runs */
     double peak;     /* GFLOP/s of its level */
-    double error;
+    distances error;
     double samples[SAMPLES];
     size_t sample_count, repeat;
 } implementation;
@@ -79,27 +86,23 @@ static plx_status read_outputs(plx_bench_problem *problem, outputs *all)
     return PLX_OK;
 }
 
-/* The worst array's largest difference over its largest value, or of bf16, whose bound is what rounding does at random, the
- * norm of the differences over that of the values; infinite for what is no number. */
-static double difference(const plx_bench_problem *problem, const outputs *found, const outputs *wanted, bool bf16)
+static distances difference(const plx_bench_problem *problem, const outputs *found, const outputs *wanted)
 {
-    double worst = 0;
+    distances worst = {0, 0};
     for (int i = 0; i < found->count; i++) {
         if (found->values[i] == NULL) continue;
         double largest = 0, off = 0, squares = 0, off_squares = 0;
         for (size_t k = 0; k < problem->arrays[i].count; k++) {
-            double d = fabs(found->values[i][k] - wanted->values[i][k]);
+            const double value = wanted->values[i][k], d = fabs(found->values[i][k] - value);
             if (!(d <= off)) off = isnan(d) ? INFINITY : d;
-            largest = fmax(largest, fabs(wanted->values[i][k]));
+            largest = fmax(largest, fabs(value));
             off_squares += d * d;
-            squares += wanted->values[i][k] * wanted->values[i][k];
+            squares += value * value;
         }
-        if (bf16 && !isinf(off)) {
-            largest = sqrt(squares);
-            off = sqrt(off_squares);
-        }
-        double error = largest > 0 ? off / largest : off;
-        if (!(error <= worst)) worst = isnan(error) ? INFINITY : error;
+        const double error = largest > 0 ? off / largest : off;
+        const double norm = isinf(off) ? INFINITY : sqrt(squares > 0 ? off_squares / squares : off_squares);
+        if (!(error <= worst.largest)) worst.largest = isnan(error) ? INFINITY : error;
+        if (!(norm <= worst.norm)) worst.norm = isnan(norm) ? INFINITY : norm;
     }
     return worst;
 }
@@ -262,10 +265,10 @@ static plx_status check_all(bench *run, const plx_bench_case *about, const plx_b
         if (list[i].bf16 && *bf16_bound == 0) {
             status = reference_outputs(run, about, shape, true, &rounded);
             if (status != PLX_OK) break;
-            *bf16_bound = 2 * difference(&problem, &rounded, &reference, true);
+            *bf16_bound = 2 * difference(&problem, &rounded, &reference).norm;
         }
         status = run_for_outputs(&problem, &list[i], &found);
-        if (status == PLX_OK) list[i].error = difference(&problem, &found, &reference, list[i].bf16);
+        if (status == PLX_OK) list[i].error = difference(&problem, &found, &reference);
         free_outputs(run->context, &found);
     }
     plx_bench_free(&problem);
@@ -278,6 +281,8 @@ static double bound_of(const plx_bench_case *about, const implementation *impl, 
 {
     return impl->bf16 ? bf16_bound : about->tolerance;
 }
+/* What is held to it. */
+static double bounded(const implementation *impl, distances error) { return impl->bf16 ? error.norm : error.largest; }
 
 /* At a shape that is too large for the reference: all agree with the last one that is timed, which is of f32 and of the
  * lowest level. It differs from the truth by no more than its own tolerance, so others may differ by the sum. */
@@ -295,8 +300,9 @@ static plx_status check_agreement(plx_bench_problem *problem, implementation *li
         if (list[i].check_only) continue;
         status = run_for_outputs(problem, &list[i], &found);
         if (status == PLX_OK) {
-            double off = difference(problem, &found, &lowest, list[i].bf16), own = bound_of(problem->about, &list[i], bf16_bound);
-            if (!(off <= own + problem->about->tolerance)) list[i].error = fmax(list[i].error, off);
+            const distances off = difference(problem, &found, &lowest);
+            const double own = bound_of(problem->about, &list[i], bf16_bound);
+            if (!(bounded(&list[i], off) <= own + problem->about->tolerance)) list[i].error = off;
         }
         free_outputs(problem->context, &found);
     }
@@ -338,8 +344,8 @@ static plx_status time_all(bench *run, plx_bench_problem *problem, implementatio
 static void report(bench *run, const plx_bench_problem *problem, implementation *impl, plx_bench_result *result)
 {
     result->impl = impl->name;
-    result->error = impl->error;
-    result->ok = impl->error <= result->tolerance;
+    result->error = impl->error.largest;
+    result->ok = bounded(impl, impl->error) <= result->tolerance;
     result->timed = result->ok && impl->sample_count > 0;
     if (!result->ok) run->wrong++;
     if (result->timed) {
@@ -381,7 +387,7 @@ static plx_status measure_problem(bench *run, plx_bench_problem *problem, const 
     PLX_TRY(check_all(run, about, checked, list, count, &bf16_bound));
     if (reduced) PLX_TRY(check_agreement(problem, list, count, bf16_bound));
     for (size_t i = 0; i < count; i++)
-        go[i] = !list[i].check_only && list[i].error <= bound_of(about, &list[i], bf16_bound);
+        go[i] = !list[i].check_only && bounded(&list[i], list[i].error) <= bound_of(about, &list[i], bf16_bound);
     PLX_TRY(time_all(run, problem, list, go, count));
     for (size_t i = 0; i < count; i++) {
         plx_bench_result result = {.op = about->name,

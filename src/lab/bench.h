@@ -4,7 +4,7 @@
  * Checks run on the shape that is timed where the reference is quick enough there; else on a smaller one (`checked`), and
  * then, at the full shape, all implementations must agree with the one of the lowest level. An implementation that is
  * wrong gets no speed. Results of f32 are off by at most the case's tolerance, those that round operands to bf16 by at
- * most twice (or the case's factor) what the reference itself is off by when its inputs are rounded. */
+ * most twice (or the case's factor) what the reference itself is off by when its inputs are rounded, as norms. */
 #ifndef PLX_LAB_BENCH_H
 #define PLX_LAB_BENCH_H
 
@@ -16,7 +16,7 @@ typedef struct plx_bench_result {
     plx_bench_shape shape, checked;
     bool reduced;                /* checked is smaller than shape */
     bool ok;
-    double error, tolerance;     /* largest difference over the reference's largest value */
+    double error, tolerance;     /* largest difference over the reference's largest value; of bf16 tolerance is one of norms */
     bool timed;                  /* what follows is there: not for what is wrong, nor for ref and emulated */
     double best, median;         /* seconds a run */
     size_t rounds;
