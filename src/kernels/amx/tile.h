@@ -77,9 +77,10 @@ static inline void plx_tiles_end(plx_tiles *tiles)
 
 /* No tiles of whole numbers. Operands are read where they lie: a file may change what tiles 4 to 7 were loaded from only
  * after their last product, and loads them from rows of 64 bytes, one behind the other. */
+typedef int32_t plx_tile_pair __attribute__((may_alias)); /* operands are written as bf16 numbers or as vectors */
 typedef struct plx_tiles {
     float sums[4][16][16] __attribute__((aligned(64)));
-    const int32_t *operand[4];
+    const plx_tile_pair *operand[4];
 } plx_tiles;
 
 static inline void plx_tiles_begin(plx_tiles *tiles) { (void)tiles; }
@@ -87,9 +88,8 @@ static inline void plx_tiles_end(plx_tiles *tiles) { (void)tiles; }
 INLINE void plx_tile_zero(plx_tiles *tiles, int c) { memset(tiles->sums[c], 0, sizeof tiles->sums[c]); }
 INLINE void plx_tile_load(plx_tiles *tiles, int c, const void *from, size_t stride)
 {
-    if (c >= 4) {
-        tiles->operand[c - 4] = from;
-    } else
+    if (c >= 4) tiles->operand[c - 4] = from;
+    else
         for (size_t m = 0; m < 16; m++)
             _mm512_store_ps(tiles->sums[c][m], _mm512_loadu_ps((const char *)from + m * stride));
 }
@@ -100,7 +100,8 @@ INLINE void plx_tile_store(const plx_tiles *tiles, int c, void *to, size_t strid
 /* The sums stay in registers while the right operand's rows pass: an instruction for 16 pairs, which takes its pair of
  * the left operand from memory. A function of its own, as the compiler would keep some tile's sums in registers and so
  * have none left for those that are summed. */
-static __attribute__((noinline, unused)) void plx_tile_add(float (*sums)[16], const int32_t *left, const int32_t *right)
+static __attribute__((noinline, unused)) void plx_tile_add(float (*sums)[16], const plx_tile_pair *left,
+                                                          const plx_tile_pair *right)
 {
     __m512 sum[16];
     UNROLL for (size_t m = 0; m < 16; m++) sum[m] = _mm512_load_ps(sums[m]);
