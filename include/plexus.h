@@ -581,7 +581,8 @@ typedef struct plx_run_event {
     plx_run_event_kind kind;
     size_t step, steps;            /* done, of all */
     size_t tokens;                 /* trained on so far */
-    double loss, lr, grad_norm, tokens_per_second, peak_fraction, seconds, seconds_left; /* STEP */
+    double loss, lr, grad_norm, tokens_per_second, seconds, seconds_left; /* STEP */
+    double peak_fraction;          /* STEP: of the measured rate of products in the run's precision; 0: not measured */
     double valid_loss, valid_bits_per_byte, valid_accuracy; /* EVALUATED; the last two < 0 where they do not apply */
     const char *text;              /* SAVED: the checkpoint's path; SAMPLE: text; STARTED: one line about the run */
 } plx_run_event;

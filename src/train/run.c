@@ -5,230 +5,36 @@
  * killed run resumed from `latest` takes the same steps again, bit for bit. Order within a step: train, log,
  * evaluate, sample, save. */
 #include "io/files.h"
-#include "train/logs.h"
+#include "train/run.h"
 #include "train/rundir.h"
-#include "train/train.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-typedef struct training {
-    plx_context *context;
-    plx_recipe *recipe;
-    const plx_run_options *options;
-    plx_run_result *result;
-    plx_model *model;
-    plx_trainer *trainer;
-    plx_data *data;
-    plx_tokenizer *tokenizer;  /* NULL: no samples */
-    plx_logs *logs;
-    plx_batch *parts;          /* [accumulate] of a step */
-    int lock;
-    bool begun;                /* its recipe is written: what is in its directory stays */
-    bool made;                 /* the directory was not there before */
-
-    size_t saved;              /* step of `latest` */
-    size_t evaluated, sampled; /* steps of the last evaluation and sample */
-    double peak_flops;         /* measured, a second; 0: unknown */
-    double began;              /* plx_seconds() when this process's first step began */
-    double seconds_before;     /* of training in earlier processes */
-    size_t first;              /* steps done before this process */
-    double step_seconds;       /* in plx_trainer_step and its data, this process */
-    size_t step_tokens;
-    double logged_seconds;     /* those figures at the last log line */
-    size_t logged_tokens;
-} training;
-
-/* Whether something due every `every` steps (0: only at the end) is due now. */
-static bool is_due(const training *run, size_t every)
-{
-    size_t step = run->trainer->step;
-    return step == run->recipe->options.steps || (every > 0 && step > 0 && step % every == 0);
-}
-
-static plx_run_event event_of(const training *run, plx_run_event_kind kind)
+plx_run_event plx_training_event(const plx_training *run, plx_run_event_kind kind)
 {
     return (plx_run_event){.kind = kind, .step = run->trainer->step, .steps = run->recipe->options.steps,
                            .tokens = run->result->tokens};
 }
 
-static void tell(const training *run, const plx_run_event *event)
+void plx_training_tell(const plx_training *run, const plx_run_event *event)
 {
     if (run->options->event != NULL) run->options->event(run->options->user, event);
 }
 
-/* ---- checkpoints ---- */
-
-/* What of the recipe a resumed run must share with the run it goes on from. */
-static json_t *identity(const plx_recipe *recipe)
+/* Whether something due every `every` steps (0: only at the end) is due now. */
+static bool is_due(const plx_training *run, size_t every)
 {
-    json_t *model = json_loads(recipe->config_text, 0, NULL);
-    json_t *data = plx_node_to_json(plx_recipe_section(recipe, "data"));
-    return json_pack("{s:o, s:o, s:I, s:I, s:I}", "model", model, "data", data, "seed", (json_int_t)recipe->seed,
-                     "batch_size", (json_int_t)recipe->batch_size, "accumulate", (json_int_t)recipe->accumulate);
-}
-
-static json_t *number_or_null(double value)
-{
-    return isfinite(value) ? json_real(value) : json_null();
-}
-
-static json_t *run_state(const training *run)
-{
-    const plx_run_result *result = run->result;
-    double seconds = run->seconds_before + plx_seconds() - run->began;
-    return json_pack("{s:o, s:I, s:I, s:f, s:I, s:I, s:o, s:o, s:o, s:o}", "recipe", identity(run->recipe), "data_size",
-                     (json_int_t)plx_data_size(run->data), "tokens", (json_int_t)result->tokens, "seconds", seconds,
-                     "evaluated", (json_int_t)run->evaluated, "sampled", (json_int_t)run->sampled, "train_loss",
-                     number_or_null(result->train_loss), "valid_loss", number_or_null(result->valid_loss),
-                     "valid_bits_per_byte", number_or_null(result->valid_bits_per_byte), "valid_accuracy",
-                     number_or_null(result->valid_accuracy));
-}
-
-static double real_of(const json_t *state, const char *key)
-{
-    const json_t *value = json_object_get(state, key);
-    return json_is_number(value) ? json_number_value(value) : NAN;
-}
-
-static size_t size_of(const json_t *state, const char *key)
-{
-    json_int_t value = json_integer_value(json_object_get(state, key));
-    return value > 0 ? (size_t)value : 0;
-}
-
-/* "data.sequence_length", "train.seed": what of a section two recipes differ in. */
-static void name_difference(const char *section, const json_t *ours, const json_t *theirs, char name[96])
-{
-    const char *key;
-    json_t *value;
-    const bool inside = json_is_object(ours);
-    snprintf(name, 96, "%s%s", inside ? "" : "train.", section);
-    if (!inside) return;
-    json_object_foreach((json_t *)ours, key, value) {
-        if (json_equal(value, json_object_get(theirs, key))) continue;
-        snprintf(name, 96, "%s.%.60s", section, key);
-        return;
-    }
-}
-
-/* The files of the recipe's data may hold something else by now, which nobody may have meant. */
-static void compare_data(const training *run, const json_t *state, const char *directory)
-{
-    const size_t before = size_of(state, "data_size"), now = (size_t)plx_data_size(run->data);
-    if (before == 0 || before == now) return; /* 0: written before Plexus kept it */
-    plx_log(run->context, PLX_LOG_WARNING,
-            "the data's files have changed since %s was written (size %zu, now %zu): the run goes on with other "
-            "rows than it would have",
-            directory, before, now);
-}
-
-/* Refuses to go on from a checkpoint of another model, data or order of rows. */
-static plx_status check_identity(const training *run, const json_t *state, const char *directory)
-{
-    static const char *const keys[] = {"model", "data", "seed", "batch_size", "accumulate"};
-    plx_status status = PLX_OK;
-    const json_t *theirs = json_object_get(state, "recipe");
-    json_t *ours = identity(run->recipe);
-    if (ours == NULL) return plx_fail(run->context, PLX_ERROR_MEMORY, "out of memory for the state of the run");
-    for (size_t i = 0; i < sizeof keys / sizeof keys[0] && status == PLX_OK; i++) {
-        const json_t *our = json_object_get(ours, keys[i]), *their = json_object_get(theirs, keys[i]);
-        char name[96];
-        if (json_equal(our, their)) continue;
-        name_difference(keys[i], our, their, name);
-        status = plx_fail(run->context, PLX_ERROR_VALUE,
-                          "%s: %s is not what it was when %s was written: a resumed run needs the"
-                          " same; for another, choose another out", run->recipe->path, name, directory);
-    }
-    json_decref(ours);
-    return status;
-}
-
-static plx_status restore(training *run, size_t step)
-{
-    plx_run_result *result = run->result;
-    json_t *state = NULL;
-    char *directory = plx_rundir_checkpoint(run->context, run->recipe->out, step);
-    if (directory == NULL) return PLX_ERROR_MEMORY;
-    plx_status status = PLX_OK;
-    if (!plx_file_exists(directory)) {
-        status = plx_fail(run->context, PLX_ERROR_FILE,
-                          "%s/latest names %s, which is not there: put another checkpoint's name"
-                          " into it", run->recipe->out, directory);
-    }
-    /* Before the tensors: a change of the model should be called that, not a missing tensor. */
-    if (status == PLX_OK) status = plx_checkpoint_read_state(run->context, directory, &state);
-    if (status == PLX_OK) status = check_identity(run, state, directory);
-    json_decref(state);
-    state = NULL;
-    if (status == PLX_OK) status = plx_checkpoint_load(run->trainer, directory, &state);
-    if (status == PLX_OK && run->trainer->step != step) {
-        status = plx_fail(run->context, PLX_ERROR_FORMAT, "%s says that it is step %zu", directory, run->trainer->step);
-    }
-    if (status == PLX_OK) {
-        compare_data(run, state, directory);
-        run->saved = run->first = step;
-        run->evaluated = size_of(state, "evaluated");
-        run->sampled = size_of(state, "sampled");
-        run->seconds_before = fmax(real_of(state, "seconds"), 0);
-        result->step = step;
-        result->tokens = size_of(state, "tokens");
-        result->train_loss = real_of(state, "train_loss");
-        result->valid_loss = real_of(state, "valid_loss");
-        result->valid_bits_per_byte = real_of(state, "valid_bits_per_byte");
-        result->valid_accuracy = real_of(state, "valid_accuracy");
-    }
-    json_decref(state);
-    plx_free(run->context, directory);
-    return status;
-}
-
-static plx_status save(training *run)
-{
-    plx_context *context = run->context;
-    const plx_recipe *recipe = run->recipe;
-    const size_t step = run->trainer->step;
-    plx_status status = PLX_OK;
-    if (run->saved == step) return PLX_OK;
-    json_t *state = run_state(run);
-    char *directory = plx_rundir_checkpoint(context, recipe->out, step);
-    if (state == NULL || directory == NULL) {
-        status = plx_fail(context, PLX_ERROR_MEMORY, "out of memory for the state of the run");
-        goto done;
-    }
-    PLX_TRY_GOTO(status, done, plx_checkpoint_save(run->trainer, directory, state));
-    status = plx_rundir_set_latest(context, recipe->out, step);
-    if (status != PLX_OK) {
-        /* Without `latest` naming it, it would stand in the way of a later attempt. But `latest` may: when all that
-         * failed is the sync after its renaming. */
-        plx_error first = context->error;
-        size_t named = step;
-        if (plx_rundir_latest(context, recipe->out, &named) == PLX_OK && named != step)
-            plx_directory_remove(context, directory);
-        context->error = first;
-        goto done;
-    }
-    run->saved = step;
-    if (recipe->keep > 0) status = plx_rundir_prune(context, recipe->out, step, recipe->keep);
-    if (status == PLX_ERROR_FILE) {
-        plx_log(context, PLX_LOG_WARNING, "an old checkpoint stays: %s", plx_context_error(context)->message);
-        status = PLX_OK;
-    }
-    plx_run_event event = event_of(run, PLX_RUN_SAVED);
-    event.text = directory;
-    tell(run, &event);
-done:
-    json_decref(state);
-    plx_free(context, directory);
-    return status;
+    size_t step = run->trainer->step;
+    return step == run->recipe->options.steps || (every > 0 && step > 0 && step % every == 0);
 }
 
 /* A save in the middle of a run that fails for want of space or permission does not end the run. */
-static plx_status save_if_possible(training *run)
+static plx_status save_if_possible(plx_training *run)
 {
-    plx_status status = save(run);
+    plx_status status = plx_training_save(run);
     if (status != PLX_ERROR_FILE) return status;
     plx_log(run->context, PLX_LOG_WARNING, "step %zu was not saved, training goes on: %s", run->trainer->step,
             plx_context_error(run->context)->message);
@@ -237,7 +43,7 @@ static plx_status save_if_possible(training *run)
 
 /* ---- the parts of a step ---- */
 
-static plx_status train_step(training *run, plx_step_report *report)
+static plx_status train_step(plx_training *run, plx_step_report *report)
 {
     const plx_recipe *recipe = run->recipe;
     const double before = plx_seconds();
@@ -268,21 +74,29 @@ static plx_status train_step(training *run, plx_step_report *report)
     return PLX_OK;
 }
 
+/* What this run's products are held to, a second: the rate of what multiplies them. f32 on tiles takes six products of bf16. */
+static double product_rate(const plx_training *run, const plx_machine *machine)
+{
+    if (run->recipe->options.precision == PLX_PRECISION_BF16 && machine->tile_gflops > 0) return machine->tile_gflops * 1e9;
+    const double on_tiles = run->context->level == PLX_LEVEL_AMX ? machine->tile_gflops / 6 : 0;
+    return fmax(machine->peak_gflops, on_tiles) * 1e9;
+}
+
 /* Once, after the first second of training: short runs are not kept waiting for it. */
-static void measure_peak(training *run)
+static void measure_peak(plx_training *run)
 {
     plx_machine machine;
     if (run->peak_flops > 0 || run->options->event == NULL || run->step_seconds < 1) return;
-    if (plx_machine_measure(run->context, &machine) == PLX_OK) run->peak_flops = machine.peak_gflops * 1e9;
+    if (plx_machine_measure(run->context, &machine) == PLX_OK) run->peak_flops = product_rate(run, &machine);
 }
 
-static void log_step(training *run, const plx_step_report *report)
+static void log_step(plx_training *run, const plx_step_report *report)
 {
     measure_peak(run);
     const double now = plx_seconds() - run->began;
     const double seconds = run->step_seconds - run->logged_seconds;
     const size_t tokens = run->step_tokens - run->logged_tokens, here = run->trainer->step - run->first;
-    plx_run_event event = event_of(run, PLX_RUN_STEP);
+    plx_run_event event = plx_training_event(run, PLX_RUN_STEP);
     event.loss = report->loss;
     event.lr = report->lr;
     event.grad_norm = report->grad_norm;
@@ -296,11 +110,11 @@ static void log_step(training *run, const plx_step_report *report)
     run->logged_seconds = run->step_seconds;
     run->logged_tokens = run->step_tokens;
     plx_logs_step(run->logs, &event);
-    tell(run, &event);
+    plx_training_tell(run, &event);
 }
 
 /* Scores the held-out rows, or the first eval_rows of them. CANCELLED leaves the last evaluation as it was. */
-static plx_status evaluate(training *run)
+static plx_status evaluate(plx_training *run)
 {
     const plx_recipe *recipe = run->recipe;
     uint64_t rows = plx_data_valid_rows(run->data);
@@ -321,7 +135,7 @@ static plx_status evaluate(training *run)
         plx_progress(run->context, "evaluating", (double)(first + count), (double)rows);
     }
     if (!(score.weight > 0)) return PLX_OK;
-    plx_run_event event = event_of(run, PLX_RUN_EVALUATED);
+    plx_run_event event = plx_training_event(run, PLX_RUN_EVALUATED);
     event.valid_loss = score.loss_sum / score.weight;
     event.valid_bits_per_byte = bytes > 0 ? score.loss_sum / M_LN2 / (double)bytes : -1;
     event.valid_accuracy = recipe->data.task && score.tokens > 0 ? (double)score.correct / (double)score.tokens : -1;
@@ -330,11 +144,11 @@ static plx_status evaluate(training *run)
     run->result->valid_bits_per_byte = event.valid_bits_per_byte;
     run->result->valid_accuracy = event.valid_accuracy;
     plx_logs_evaluation(run->logs, &event);
-    tell(run, &event);
+    plx_training_tell(run, &event);
     return PLX_OK;
 }
 
-static plx_status sample(training *run)
+static plx_status sample(plx_training *run)
 {
     const plx_recipe *recipe = run->recipe;
     plx_generated generated;
@@ -348,9 +162,9 @@ static plx_status sample(training *run)
         size_t prompt = strlen(recipe->sample_prompt);
         memcpy(text, recipe->sample_prompt, prompt);
         memcpy(text + prompt, generated.text, generated.bytes);
-        plx_run_event event = event_of(run, PLX_RUN_SAMPLE);
+        plx_run_event event = plx_training_event(run, PLX_RUN_SAMPLE);
         event.text = text; /* cut at its first zero byte, should the model write one */
-        tell(run, &event);
+        plx_training_tell(run, &event);
         status = PLX_OK;
     }
     plx_free(run->context, text);
@@ -359,7 +173,7 @@ static plx_status sample(training *run)
 }
 
 /* What is due after a step, but for saving. */
-static plx_status look(training *run)
+static plx_status look(plx_training *run)
 {
     if (is_due(run, run->recipe->eval_every)) PLX_TRY(evaluate(run));
     if (run->recipe->sample_every > 0 && is_due(run, run->recipe->sample_every)) PLX_TRY(sample(run));
@@ -369,7 +183,7 @@ static plx_status look(training *run)
 /* ---- begin, loop, end ---- */
 
 /* Writes what to do next behind a message about a run that stopped by itself. */
-static plx_status stopped(training *run, plx_status status)
+static plx_status stopped(plx_training *run, plx_status status)
 {
     char message[sizeof run->context->error.message];
     snprintf(message, sizeof message, "%s", plx_context_error(run->context)->message);
@@ -378,7 +192,7 @@ static plx_status stopped(training *run, plx_status status)
                     run->recipe->out, run->saved);
 }
 
-static plx_status loop(training *run)
+static plx_status loop(plx_training *run)
 {
     const plx_recipe *recipe = run->recipe;
     run->began = plx_seconds();
@@ -397,7 +211,7 @@ static plx_status loop(training *run)
         }
     }
     if (status != PLX_OK && status != PLX_CANCELLED) return status;
-    plx_status saved = save(run);
+    plx_status saved = plx_training_save(run);
     if (saved != PLX_OK) return run->saved == 0 ? saved : stopped(run, saved);
     if (status == PLX_CANCELLED) {
         return plx_fail(run->context, PLX_CANCELLED, "stopped after step %zu of %zu, saved in %s", run->trainer->step,
@@ -407,7 +221,7 @@ static plx_status loop(training *run)
 }
 
 /* Makes model and trainer; saved: a checkpoint's weights follow. */
-static plx_status make_trainer(training *run, bool saved)
+static plx_status make_trainer(plx_training *run, bool saved)
 {
     const plx_recipe *recipe = run->recipe;
     plx_model_info info;
@@ -422,21 +236,21 @@ static plx_status make_trainer(training *run, bool saved)
                               &run->trainer);
 }
 
-static void tell_start(training *run)
+static void tell_start(plx_training *run)
 {
     char text[256];
     if (run->options->event == NULL) return;
-    plx_run_event event = event_of(run, PLX_RUN_STARTED);
+    plx_run_event event = plx_training_event(run, PLX_RUN_STARTED);
     snprintf(text, sizeof text, "%zu parameters, %zu rows of %zu tokens a step, %s step %zu of %zu, in %s",
              run->result->parameters, run->recipe->batch_size * run->recipe->accumulate,
              run->recipe->data.sequence_length,
              run->first > 0 ? "going on after" : "from", run->first, event.steps, run->recipe->out);
     event.text = text;
-    tell(run, &event);
+    plx_training_tell(run, &event);
 }
 
 /* train.epochs in steps. */
-static plx_status count_epochs(training *run)
+static plx_status count_epochs(plx_training *run)
 {
     plx_recipe *recipe = run->recipe;
     uint64_t rows = plx_data_train_rows(run->data);
@@ -450,7 +264,7 @@ static plx_status count_epochs(training *run)
 }
 
 /* A default, or a number that once fitted a longer run: nothing is wrong, but nobody means it. */
-static void check_warmup(const training *run)
+static void check_warmup(const plx_training *run)
 {
     const plx_train_options *options = &run->recipe->options;
     if (options->warmup_steps <= options->steps) return;
@@ -460,7 +274,7 @@ static void check_warmup(const training *run)
             options->warmup_steps, options->steps, plx_schedule_lr(options, options->steps), options->lr);
 }
 
-static plx_status begin(training *run)
+static plx_status begin(plx_training *run)
 {
     plx_context *context = run->context;
     const plx_recipe *recipe = run->recipe;
@@ -492,7 +306,7 @@ static plx_status begin(training *run)
     run->parts = plx_alloc_array(context, recipe->accumulate, sizeof *run->parts);
     if (run->parts == NULL) return PLX_ERROR_MEMORY;
     PLX_TRY(make_trainer(run, latest > 0));
-    if (latest > 0) PLX_TRY(restore(run, latest));
+    if (latest > 0) PLX_TRY(plx_training_restore(run, latest));
     if (run->trainer->step > recipe->options.steps) {
         return plx_fail(context, PLX_ERROR_VALUE, "%s is at step %zu already, beyond train.steps, %zu", recipe->out,
                         latest, recipe->options.steps);
@@ -509,7 +323,7 @@ static plx_status begin(training *run)
 plx_status plx_recipe_train(plx_recipe *recipe, const plx_run_options *options, plx_run_result *result)
 {
     static const plx_run_options defaults = {0};
-    training run = {.context = recipe->context, .recipe = recipe, .options = options != NULL ? options : &defaults,
+    plx_training run = {.context = recipe->context, .recipe = recipe, .options = options != NULL ? options : &defaults,
                     .result = result, .lock = -1};
     plx_run_result ignored;
     if (result == NULL) run.result = &ignored;

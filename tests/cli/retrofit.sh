@@ -20,6 +20,6 @@ expect "what is there stays" 1 'nexus' "$plexus" retrofit "$run" --out nexus --l
 expect "no layers named" 2 'layers' "$plexus" retrofit "$run" --out x
 expect "no directory named" 2 'out' "$plexus" retrofit "$run" --layers 1:nexus
 expect "a layer too far" 1 'no layer 3' "$plexus" retrofit "$run" --out x --layers 3:nexus
-expect "no such mixer" 1 "there are .*nexus" "$plexus" retrofit "$run" --out x --layers 1:nexsus
+expect "no such mixer" 1 "layer 1: there is no mixer 'nexsus'; there are .*nexus" "$plexus" retrofit "$run" --out x --layers 1:nexsus
 expect "an unknown key" 1 "ordr" "$plexus" retrofit "$run" --out x --layers 1:nexus,ordr=2
 check "nothing is left of a failure" test ! -e x
