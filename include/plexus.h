@@ -619,7 +619,7 @@ typedef struct plx_plan {
     size_t parameters;
     double flops_per_token;      /* forward, at `length` tokens a row */
     struct { size_t weights, gradients, optimizer, activations, scratch, state; } bytes;
-    size_t total_bytes;          /* all of them but state, which is of one sequence of max_positions tokens */
+    size_t total_bytes;          /* all of them but state, which is of one sequence of `length` tokens */
     size_t available_bytes;      /* of the machine */
     size_t rows, length;
     size_t layer_count;

@@ -281,7 +281,7 @@ static void unknown_keys_are_refused(void **state)
 static size_t planned_bytes(plx_model *model, size_t length)
 {
     plx_plan plan;
-    expect_ok(model->context, plx_plan_outline(model, 1, length, &plan));
+    expect_ok(model->context, plx_plan_outline(model, 1, length, PLX_PASS_KEEP | PLX_PASS_TRAINING, &plan));
     size_t bytes = plan.total_bytes;
     plx_plan_free(model->context, &plan);
     return bytes;

@@ -86,6 +86,8 @@ bool plx_add_sizes(size_t a, size_t b, size_t *sum);
 typedef void (*plx_parallel_body)(void *argument, size_t index, int thread);
 void plx_parallel_for(plx_context *context, size_t count, plx_parallel_body body, void *argument);
 
+/* Fills peak_gflops and tile_gflops alone, without the arrays that reading of memory is measured on. ERROR_MEMORY. */
+plx_status plx_machine_measure_products(plx_context *context, plx_machine *machine);
 /* Memory of the machine that a new allocation may take, bytes (MemAvailable, lowered by a cgroup's limit). */
 size_t plx_available_memory(void);
 /* Seconds of a clock that never goes back. */

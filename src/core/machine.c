@@ -99,6 +99,21 @@ static double measure(trial *one, size_t pieces, plx_parallel_body body)
     return one->rates[pieces / 2] * (threads < processors ? threads : processors) * 1e-9;
 }
 
+plx_status plx_machine_measure_products(plx_context *context, plx_machine *machine)
+{
+    const size_t products = 400 * (size_t)context->options.threads;
+    double *rates = plx_alloc_array(context, products, sizeof *rates);
+    if (rates == NULL) return PLX_ERROR_MEMORY;
+    trial one = {.context = context, .rates = rates};
+    machine->peak_gflops = measure(&one, products, multiply_piece);
+    machine->tile_gflops = 0;
+#if defined(__x86_64__)
+    if (context->level >= PLX_LEVEL_BF16) machine->tile_gflops = measure(&one, products, tile_piece);
+#endif
+    plx_free(context, rates);
+    return PLX_OK;
+}
+
 plx_status plx_machine_measure(plx_context *context, plx_machine *machine)
 {
     plx_machine result = {.threads = context->options.threads, .memory_bytes = plx_available_memory()};
@@ -106,17 +121,13 @@ plx_status plx_machine_measure(plx_context *context, plx_machine *machine)
     snprintf(result.level, sizeof result.level, "%s", plx_context_level(context));
 
     /* 128 MB in parts of 1 MB: several times a core's own caches, and soon read */
-    const size_t parts = 128, part = ((size_t)1 << 20) / sizeof(float);
-    const size_t threads = (size_t)result.threads, reads = 3 * parts, products = 400 * threads;
-    double *rates = plx_alloc_array(context, reads > products ? reads : products, sizeof *rates);
+    const size_t parts = 128, part = ((size_t)1 << 20) / sizeof(float), reads = 3 * parts;
+    double *rates = plx_alloc_array(context, reads, sizeof *rates);
     float *data = plx_alloc_array(context, parts * part, sizeof *data);
     plx_status status = rates != NULL && data != NULL ? PLX_OK : PLX_ERROR_MEMORY;
+    if (status == PLX_OK) status = plx_machine_measure_products(context, &result);
     if (status == PLX_OK) {
         trial one = {context, data, parts, part, rates};
-        result.peak_gflops = measure(&one, products, multiply_piece);
-#if defined(__x86_64__)
-        if (context->level >= PLX_LEVEL_BF16) result.tile_gflops = measure(&one, products, tile_piece);
-#endif
         result.read_gbs = measure(&one, reads, read_piece);
         *machine = result;
     }

@@ -98,19 +98,39 @@ plx_status plx_model_resolve(plx_context *context, const char *path, char **dire
     return status;
 }
 
+/* The model of a file, before it has memory; source is closed by the caller, whatever comes back. */
+static plx_status open_outline(plx_context *context, const char *path, const plx_model_options *options,
+                               plx_source *source, plx_model **model)
+{
+    plx_config config;
+    PLX_TRY(plx_source_open(context, path, source));
+    PLX_TRY(plx_config_parse(context, source->config, &config));
+    PLX_TRY(plx_model_outline(context, &config, options->type, model));
+    PLX_TRY(plx_source_open_tensors(source));
+    return choose_forms(source, *model, options);
+}
+
+plx_status plx_model_load_outline(plx_context *context, const char *path, const plx_model_options *options,
+                                  plx_model **made)
+{
+    plx_source source;
+    plx_model *model = NULL;
+    plx_status status = open_outline(context, path, options, &source, &model);
+    plx_source_close(&source);
+    *made = NULL;
+    if (status == PLX_OK) *made = model;
+    else plx_model_free(model);
+    return status;
+}
+
 plx_status plx_model_load(plx_context *context, const char *path, const plx_model_options *options, plx_model **made)
 {
     plx_model_options defaults = {0};
     plx_source source;
-    plx_config config;
     plx_model *model = NULL;
     *made = NULL;
     if (options == NULL) options = &defaults;
-    plx_status status = plx_source_open(context, path, &source);
-    if (status == PLX_OK) status = plx_config_parse(context, source.config, &config);
-    if (status == PLX_OK) status = plx_model_outline(context, &config, options->type, &model);
-    if (status == PLX_OK) status = plx_source_open_tensors(&source);
-    if (status == PLX_OK) status = choose_forms(&source, model, options);
+    plx_status status = open_outline(context, path, options, &source, &model);
     if (status == PLX_OK) status = plx_model_allocate(model);
     if (status == PLX_OK) status = plx_source_read(&source, model);
     if (status == PLX_OK) status = plx_model_find_tokenizer(model, source.path, source.gguf ? source.path : NULL);

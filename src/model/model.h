@@ -101,6 +101,8 @@ plx_status plx_model_allocate(plx_model *model);
 /* A model of this config (not changed) with the tensors that both have under one name and shape; the others are fresh by
  * seed. Both stand in memory. */
 plx_status plx_model_rebuild(plx_model *old, const json_t *config, uint64_t seed, plx_model **made);
+/* The same without memory for weights; both models are the caller's, *made also after an error (NULL, or to be freed). */
+plx_status plx_model_rebuild_outline(plx_model *old, const json_t *config, plx_model **made);
 plx_status plx_model_initialise(plx_model *model, uint64_t seed);
 /* Memory for gradients (and the optimiser's moments, zeroed) of the trainable tensors. */
 plx_status plx_model_allocate_gradients(plx_model *model, bool moments);
@@ -169,6 +171,9 @@ plx_status plx_adapter_parse(plx_context *context, const plx_node *node, const c
 json_t *plx_adapter_describe(const plx_adapter_config *adapter); /* NULL when memory is short */
 
 /* ---- files (checkpoint.c) ---- */
+/* What plx_model_load would make, without memory for its weights: the tensors, and how each is held. */
+plx_status plx_model_load_outline(plx_context *context, const char *path, const plx_model_options *options,
+                                  plx_model **model);
 /* Writes config.json, model.safetensors (shards above 4 GB) and generation_config.json into an existing directory. */
 plx_status plx_model_write(plx_model *model, const char *directory);
 /* DIRECTORY/NAME with this JSON, which is taken over; NULL (memory was short) is an error. */
@@ -189,7 +194,10 @@ plx_status plx_tensor_read_into(plx_context *context, struct plx_safetensors *fi
  * `recompute` layers recomputed. Freed with plx_plan_free. */
 plx_status plx_plan_config(plx_context *context, const plx_node *root, size_t rows, size_t length, size_t recompute,
                            plx_plan *plan);
-plx_status plx_plan_outline(plx_model *model, size_t rows, size_t length, plx_plan *plan);
+/* The same of a model, which may be an outline; flags are those of the training passes (PLX_PASS_...). */
+plx_status plx_plan_outline(plx_model *model, size_t rows, size_t length, int flags, plx_plan *plan);
+/* Of the forward pass, at `length` tokens a row. */
+plx_status plx_model_flops(plx_model *model, size_t length, double *flops_per_token);
 /* Decoding state of one sequence of `tokens` tokens. */
 size_t plx_layer_state_bytes(const plx_model *model, const plx_layer *layer, size_t tokens);
 

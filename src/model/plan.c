@@ -21,8 +21,6 @@ static plx_status pass_layer(plx_run *run, plx_model *model, void *user)
     return PLX_OK;
 }
 
-
-
 size_t plx_layer_state_bytes(const plx_model *model, const plx_layer *layer, size_t tokens)
 {
     plx_state_part parts[PLX_STATE_PARTS_MAX];
@@ -42,7 +40,16 @@ static void count_parameters(const plx_model *model, plx_plan_layer *layers)
             layers[layer].parameters += model->params[i]->elements;
 }
 
-plx_status plx_plan_outline(plx_model *model, size_t rows, size_t length, plx_plan *plan)
+plx_status plx_model_flops(plx_model *model, size_t length, double *flops_per_token)
+{
+    plx_loss_pass pass = {.scale = 1};
+    plx_run run;
+    PLX_TRY(plx_pass_measure(model, 1, length, 0, NULL, plx_pass_loss, &pass, &run));
+    *flops_per_token = run.flops / (double)run.tokens;
+    return PLX_OK;
+}
+
+plx_status plx_plan_outline(plx_model *model, size_t rows, size_t length, int flags, plx_plan *plan)
 {
     plx_context *context = model->context;
     plx_loss_pass pass = {.scale = 1};
@@ -54,11 +61,10 @@ plx_status plx_plan_outline(plx_model *model, size_t rows, size_t length, plx_pl
         return plx_fail(context, PLX_ERROR_VALUE,
                         "batches of %zu rows of %zu tokens: both must be at least 1, and the tokens fewer than 2^31",
                         rows, length);
-    PLX_TRY(plx_pass_measure(model, rows, length, PLX_PASS_KEEP | PLX_PASS_TRAINING, NULL, plx_pass_loss, &pass, &run));
+    PLX_TRY(plx_pass_measure(model, rows, length, flags, NULL, plx_pass_loss, &pass, &run));
     plan->bytes.activations = run.saved.peak;
     plan->bytes.scratch = run.scratch.peak;
-    PLX_TRY(plx_pass_measure(model, rows, length, 0, NULL, plx_pass_loss, &pass, &run));
-    plan->flops_per_token = run.flops / (double)run.tokens;
+    PLX_TRY(plx_model_flops(model, length, &plan->flops_per_token));
     plan->bytes.weights = plx_params_layout(model, PLX_SLAB_WEIGHTS, NULL);
     plan->bytes.gradients = plx_params_layout(model, PLX_SLAB_GRADIENTS, NULL);
     plan->bytes.optimizer = 2 * plan->bytes.gradients;
@@ -68,14 +74,14 @@ plx_status plx_plan_outline(plx_model *model, size_t rows, size_t length, plx_pl
         plx_layer *layer = &model->config.layers[i];
         one_layer one = {.layer = layer};
         plx_status status =
-            plx_pass_measure(model, rows, length, PLX_PASS_KEEP | PLX_PASS_TRAINING, NULL, pass_layer, &one, &run);
+            plx_pass_measure(model, rows, length, flags, NULL, pass_layer, &one, &run);
         if (status != PLX_OK) {
             plx_plan_free(context, plan);
             return status;
         }
         plan->layers[i] = (plx_plan_layer){
             .mixer = layer->mixer->name, .activation_bytes = one.saved_bytes,
-            .state_bytes = plx_layer_state_bytes(model, layer, model->config.max_position_embeddings),
+            .state_bytes = plx_layer_state_bytes(model, layer, length),
             .flops_per_token = one.flops / (double)run.tokens,
         };
         plan->bytes.state += plan->layers[i].state_bytes;
@@ -97,7 +103,8 @@ plx_status plx_plan_config(plx_context *context, const plx_node *root, size_t ro
     PLX_TRY(plx_model_outline(context, &config, PLX_F32, &model));
     for (size_t i = 0; i < model->config.layer_count; i++) model->config.layers[i].recompute = i < recompute;
     plx_status status =
-        plx_plan_outline(model, rows, length != 0 ? length : model->config.max_position_embeddings, plan);
+        plx_plan_outline(model, rows, length != 0 ? length : model->config.max_position_embeddings,
+                         PLX_PASS_KEEP | PLX_PASS_TRAINING, plan);
     plx_model_free(model);
     return status;
 }
@@ -120,12 +127,8 @@ void plx_plan_free(plx_context *context, plx_plan *plan)
 
 plx_status plx_model_describe(plx_model *model, plx_model_info *info)
 {
-    plx_loss_pass pass = {.scale = 1};
-    plx_run run;
-    PLX_TRY(plx_pass_measure(model, 1, model->config.max_position_embeddings, 0, NULL, plx_pass_loss, &pass, &run));
     *info = (plx_model_info){.parameters = plx_model_parameter_count(model), .vocab_size = model->config.vocab_size,
                              .hidden_size = model->config.hidden_size, .layers = model->config.layer_count,
-                             .max_positions = model->config.max_position_embeddings,
-                             .flops_per_token = run.flops / (double)run.tokens};
-    return PLX_OK;
+                             .max_positions = model->config.max_position_embeddings};
+    return plx_model_flops(model, info->max_positions, &info->flops_per_token);
 }

@@ -26,17 +26,25 @@ static plx_status outline(plx_model *old, const json_t *object, plx_model **made
     return status;
 }
 
+plx_status plx_model_rebuild_outline(plx_model *old, const json_t *config, plx_model **made)
+{
+    *made = NULL;
+    PLX_TRY(outline(old, config, made));
+    for (size_t i = 0; i < (*made)->param_count; i++) {
+        plx_param *to = (*made)->params[i];
+        const plx_param *from = same_in(old, to);
+        if (from == NULL) continue;
+        to->type = from->type;
+        to->form = from->form;
+    }
+    return PLX_OK;
+}
+
 plx_status plx_model_rebuild(plx_model *old, const json_t *config, uint64_t seed, plx_model **made)
 {
     plx_model *model = NULL;
     *made = NULL;
-    PLX_TRY(outline(old, config, &model));
-    for (size_t i = 0; i < model->param_count; i++) {
-        const plx_param *from = same_in(old, model->params[i]);
-        if (from == NULL) continue;
-        model->params[i]->type = from->type;
-        model->params[i]->form = from->form;
-    }
+    PLX_TRY(plx_model_rebuild_outline(old, config, &model));
     plx_status status = plx_model_allocate(model);
     if (status == PLX_OK && old->tokenizer_name != NULL) status = plx_model_set_tokenizer(model, old->tokenizer_name);
     if (status == PLX_OK) status = plx_model_initialise(model, seed);

@@ -86,8 +86,9 @@ static double product_rate(const plx_training *run, const plx_machine *machine)
 static void measure_peak(plx_training *run)
 {
     plx_machine machine;
-    if (run->peak_flops > 0 || run->options->event == NULL || run->step_seconds < 1) return;
-    if (plx_machine_measure(run->context, &machine) == PLX_OK) run->peak_flops = product_rate(run, &machine);
+    if (run->peak_flops != 0 || run->options->event == NULL || run->step_seconds < 1) return;
+    const bool measured = plx_machine_measure_products(run->context, &machine) == PLX_OK;
+    run->peak_flops = measured ? product_rate(run, &machine) : -1;
 }
 
 static void log_step(plx_training *run, const plx_step_report *report)
@@ -228,7 +229,7 @@ static plx_status make_trainer(plx_training *run, bool saved)
     PLX_TRY(plx_recipe_model(recipe, saved, &run->model));
     PLX_TRY(plx_model_describe(run->model, &info));
     run->result->parameters = info.parameters;
-    run->result->flops_per_token = info.flops_per_token;
+    PLX_TRY(plx_model_flops(run->model, recipe->data.sequence_length, &run->result->flops_per_token));
     if (recipe->options.precision == PLX_PRECISION_BF16 && run->context->level < PLX_LEVEL_BF16)
         plx_log(run->context, PLX_LOG_WARNING,
                 "train.precision bf16: this processor (or PLX_LEVEL) has no fast products of bf16, so training runs in f32");
@@ -274,6 +275,20 @@ static void check_warmup(const plx_training *run)
             options->warmup_steps, options->steps, plx_schedule_lr(options, options->steps), options->lr);
 }
 
+/* The checkpoint to go on from, 0 without one. A run killed as it first saved, or a copy of a run, may have checkpoints
+ * but no `latest`: then it is the newest. */
+static plx_status find_latest(plx_training *run, size_t *latest)
+{
+    plx_context *context = run->context;
+    const char *out = run->recipe->out;
+    PLX_TRY(plx_rundir_latest(context, out, latest));
+    if (*latest > 0) return PLX_OK;
+    PLX_TRY(plx_rundir_newest(context, out, latest));
+    if (*latest == 0) return PLX_OK;
+    plx_log(context, PLX_LOG_WARNING, "%s/latest is missing: going on from the newest checkpoint, step-%08zu", out, *latest);
+    return plx_rundir_set_latest(context, out, *latest);
+}
+
 static plx_status begin(plx_training *run)
 {
     plx_context *context = run->context;
@@ -292,7 +307,7 @@ static plx_status begin(plx_training *run)
     }
     run->made = !plx_file_exists(recipe->out);
     PLX_TRY(plx_rundir_lock(context, recipe->out, &run->lock));
-    PLX_TRY(plx_rundir_latest(context, recipe->out, &latest));
+    PLX_TRY(find_latest(run, &latest));
 
     char *cache = plx_format(context, "%s/data", recipe->out);
     if (cache == NULL) return PLX_ERROR_MEMORY;

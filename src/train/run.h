@@ -22,7 +22,7 @@ typedef struct plx_training {
 
     size_t saved;              /* step of `latest` */
     size_t evaluated, sampled; /* steps of the last evaluation and sample */
-    double peak_flops;         /* measured, a second; 0: unknown */
+    double peak_flops;         /* measured, a second; 0: not yet, < 0: it could not be */
     double began;              /* plx_seconds() when this process's first step began */
     double seconds_before;     /* of training in earlier processes */
     size_t first;              /* steps done before this process */

@@ -183,6 +183,14 @@ static plx_status find_newest(void *user, const char *path, size_t step, bool co
     return PLX_OK;
 }
 
+plx_status plx_rundir_newest(plx_context *context, const char *out, size_t *step)
+{
+    newest search = {.under = SIZE_MAX};
+    plx_status status = visit_checkpoints(context, out, find_newest, &search);
+    *step = search.found;
+    return status;
+}
+
 plx_status plx_rundir_prune(plx_context *context, const char *out, size_t latest, size_t keep)
 {
     limits stay = {context, latest, SIZE_MAX};

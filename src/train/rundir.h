@@ -21,6 +21,8 @@ plx_status plx_rundir_lock(plx_context *context, const char *out, int *lock);
 void plx_rundir_leave(plx_context *context, const char *out, bool made);
 /* The step that `latest` names, 0 when there is none. ERROR_FORMAT when it is not a checkpoint's name. */
 plx_status plx_rundir_latest(plx_context *context, const char *out, size_t *step);
+/* The newest complete checkpoint's step, whatever `latest` names; 0 when there is none. */
+plx_status plx_rundir_newest(plx_context *context, const char *out, size_t *step);
 /* OUT/checkpoints/step-NNNNNNNN, freed with plx_free; NULL when memory is short. */
 char *plx_rundir_checkpoint(plx_context *context, const char *out, size_t step);
 /* Makes `latest` name this step's checkpoint. */

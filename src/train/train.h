@@ -20,6 +20,8 @@ struct plx_trainer {
     double *norms;        /* device */
     double *host_norms;
 };
+/* What the trainer's passes are asked to do (PLX_PASS_...). */
+int plx_train_pass_flags(const plx_train_options *options);
 /* The learning rate of step s (1-based). */
 double plx_schedule_lr(const plx_train_options *options, size_t step);
 
@@ -59,6 +61,8 @@ plx_status plx_recipe_parse(plx_context *context, const char *path, const char *
 /* The model that the recipe's run trains, with the tokenizer of its data and the tensors marked that move; saved: a
  * checkpoint's weights will follow. *model is the caller's also after an error (NULL, or to be freed). */
 plx_status plx_recipe_model(const plx_recipe *recipe, bool saved, plx_model **model);
+/* The same model without memory for its weights. */
+plx_status plx_recipe_outline(const plx_recipe *recipe, plx_model **model);
 /* A section's node; NULL when it is absent or empty. */
 const plx_node *plx_recipe_section(const plx_recipe *recipe, const char *name);
 /* The recipe with every default resolved, itself a recipe that gives the same run; a new reference, NULL when memory is

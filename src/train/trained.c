@@ -83,6 +83,42 @@ static plx_status begin_from(const plx_recipe *recipe, const plx_model_options *
     return status;
 }
 
+/* Like begin_from, without memory for weights. */
+static plx_status outline_from(const plx_recipe *recipe, plx_model **model)
+{
+    const plx_model_options stored = {.type = PLX_F32, .weights = recipe->weights};
+    plx_model *old = NULL;
+    PLX_TRY(plx_model_load_outline(recipe->context, recipe->from, &stored, &old));
+    json_t *config = json_loads(recipe->config_text, 0, NULL);
+    plx_status status = plx_model_rebuild_outline(old, config, model);
+    json_decref(config);
+    plx_model_free(old);
+    return status;
+}
+
+static plx_status outline_fresh(const plx_recipe *recipe, plx_model **model)
+{
+    plx_config config;
+    plx_node *root = NULL;
+    PLX_TRY(plx_node_parse_json(recipe->context, recipe->path, recipe->config_text, strlen(recipe->config_text), &root));
+    plx_status status = plx_config_parse(recipe->context, root, &config);
+    if (status == PLX_OK) status = plx_model_outline(recipe->context, &config, PLX_F32, model);
+    plx_node_free(recipe->context, root);
+    return status;
+}
+
+plx_status plx_recipe_outline(const plx_recipe *recipe, plx_model **model)
+{
+    plx_model *made = NULL;
+    plx_status status = recipe->from != NULL ? outline_from(recipe, &made) : outline_fresh(recipe, &made);
+    if (status == PLX_OK) status = choose_parameters(recipe, made);
+    if (status == PLX_OK) status = freeze(recipe, made);
+    *model = NULL;
+    if (status == PLX_OK) *model = made;
+    else plx_model_free(made);
+    return status;
+}
+
 plx_status plx_recipe_model(const plx_recipe *recipe, bool saved, plx_model **model)
 {
     plx_model_options options = {.seed = recipe->seed, .type = PLX_F32};

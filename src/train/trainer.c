@@ -5,8 +5,7 @@
 
 #include <math.h>
 
-/* What a pass of the trainer is asked to do. */
-static int pass_flags(const plx_train_options *options)
+int plx_train_pass_flags(const plx_train_options *options)
 {
     return PLX_PASS_KEEP | PLX_PASS_TRAINING | (options->precision == PLX_PRECISION_BF16 ? PLX_PASS_BF16 : 0);
 }
@@ -60,7 +59,7 @@ plx_status plx_trainer_create(plx_model *model, const plx_train_options *options
 
     /* The whole sum first, so that a model too large is refused before anything is taken. */
     plx_run run;
-    PLX_TRY(plx_pass_measure(model, rows, length, pass_flags(options), NULL, plx_pass_loss, &pass, &run));
+    PLX_TRY(plx_pass_measure(model, rows, length, plx_train_pass_flags(options), NULL, plx_pass_loss, &pass, &run));
     size_t gradients = plx_params_layout(model, PLX_SLAB_GRADIENTS, NULL);
     double sum = 3.0 * (double)gradients + (double)run.saved.peak + (double)run.scratch.peak;
     size_t available = plx_available_memory();
@@ -85,7 +84,7 @@ plx_status plx_trainer_create(plx_model *model, const plx_train_options *options
     PLX_TRY_GOTO(status, failed, plx_loss_pass_create(context, rows * length, &trainer->pass));
     PLX_TRY_GOTO(status, failed, plx_model_allocate_gradients(model, true));
     PLX_TRY_GOTO(status, failed,
-                 plx_arena_reserve(&trainer->arena, rows, length, pass_flags(options), NULL,
+                 plx_arena_reserve(&trainer->arena, rows, length, plx_train_pass_flags(options), NULL,
                                    plx_pass_loss, &pass));
     *made = trainer;
     return PLX_OK;
@@ -188,7 +187,7 @@ plx_status plx_trainer_step(plx_trainer *trainer, const plx_batch *batches, size
     pass->z = options->z_loss;
     plx_model_zero_gradients(model);
     for (size_t i = 0; i < count; i++) {
-        PLX_TRY(plx_arena_run(&trainer->arena, &batches[i], NULL, NULL, pass_flags(options), options->seed,
+        PLX_TRY(plx_arena_run(&trainer->arena, &batches[i], NULL, NULL, plx_train_pass_flags(options), options->seed,
                               (uint64_t)step * count + i, plx_pass_loss, pass));
         plx_loss_pass_score(pass, &batches[i], &score);
         tokens += batches[i].rows * batches[i].length;

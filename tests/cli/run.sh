@@ -9,6 +9,14 @@ check "no terminal: plain lines without control characters" bash -c "! grep -q $
 expect "a run that exists is not overwritten" 1 '--resume' "$plexus" train r.yaml
 check "latest names a checkpoint" test -f "run/checkpoints/$(cat run/latest)/model.safetensors"
 check "the last two are kept" test "$(ls run/checkpoints | wc -l)" -eq 2
+cp -r run unnamed
+rm unnamed/latest
+expect "a run without latest goes on from its newest checkpoint" 0 'step 7/7' \
+    "$plexus" train r.yaml --set out=unnamed --set train.steps=7 --resume
+check "with a warning" grep -q 'latest is missing.*step-00000006' .err
+check "and loses none" test -d unnamed/checkpoints/step-00000006
+flops() { "$plexus" train r.yaml --json --set train.steps=1 --set train.warmup_steps=1 "$@" | sed -n 's/.*"flops_per_token":\([0-9.]*\).*/\1/p'; }
+check "flops count at the length of the rows" test "$(flops --set out=short)" = "$(flops --set out=long --set model.max_position_embeddings=4096)"
 check "metrics.jsonl" grep -q '^{"step":6,"tokens":192,"loss":' run/metrics.jsonl
 expect "train --profile ends with the time of each operation" 0 '^a step +[0-9.]+ +100' "$plexus" train r.yaml --set out=profiled --profile
 expect "and in JSON" 0 '"event":"profile","op":"matmul.dweight","impl":"[a-z0-9]+","calls":' \

@@ -24,6 +24,11 @@ expect "adapters on weights held as q8_0" 0 'done: step 12' sft "$run" q8 --lora
 check "which begin nearly there: $(first lora) $(first q8)" \
     awk "BEGIN { d = $(first q8) / $(first lora) - 1; exit !(d < .01 && d > -.01) }"
 expect "held weights cannot be trained" 1 'cannot be trained|freeze' sft "$run" held --weights q8_0
+planned() { "$plexus" plan "$1/recipe.yaml" --json | sed -n "s/.*\"$2\":\([0-9]*\).*/\1/p"; }
+check "a plan counts gradients of what moves: $(planned lora gradients) $(planned all gradients)" \
+    test "$(planned lora gradients)" -gt 0 -a "$((4 * $(planned lora gradients)))" -lt "$(planned all gradients)"
+check "and weights as they are held: $(planned q8 weights) $(planned lora weights)" \
+    test "$((3 * $(planned q8 weights)))" -lt "$((2 * $(planned lora weights)))"
 expect "no such way to hold them" 1 'weights.*f8' sft "$run" x --lora-rank 4 --weights f8
 falls() { grep '"loss"' "$1/metrics.jsonl" | sed 's/.*"loss": *\([0-9.]*\).*/\1/' | awk 'NR == 1 { a = $1 } { b = $1 } END { exit !(b < a) }'; }
 for kind in all lora q8 lora-nexus lora-simplicial new; do check "the loss falls: $kind" falls $kind; done
