@@ -123,6 +123,25 @@ plx_status plx_model_load_outline(plx_context *context, const char *path, const 
     return status;
 }
 
+plx_status plx_model_load_rebuilt(plx_context *context, const char *path, const plx_model_options *options,
+                                  const json_t *config, uint64_t seed, plx_model **made)
+{
+    plx_source source;
+    plx_model *old = NULL, *model = NULL;
+    plx_status status = open_outline(context, path, options, &source, &old);
+    if (status == PLX_OK) status = plx_model_rebuild_outline(old, config, &model);
+    if (status == PLX_OK) status = plx_model_allocate(model);
+    if (status == PLX_OK) status = plx_model_lend(model, old, seed);
+    if (status == PLX_OK) status = plx_source_read(&source, old);
+    if (status == PLX_OK) status = plx_model_find_tokenizer(model, source.path, source.gguf ? source.path : NULL);
+    plx_source_close(&source);
+    plx_model_free(old);
+    *made = NULL;
+    if (status == PLX_OK) *made = model;
+    else plx_model_free(model);
+    return status;
+}
+
 plx_status plx_model_load(plx_context *context, const char *path, const plx_model_options *options, plx_model **made)
 {
     plx_model_options defaults = {0};

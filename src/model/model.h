@@ -101,9 +101,14 @@ plx_status plx_model_allocate(plx_model *model);
 /* A model of this config (not changed) with the tensors that both have under one name and shape; the others are fresh by
  * seed. Both stand in memory. */
 plx_status plx_model_rebuild(plx_model *old, const json_t *config, uint64_t seed, plx_model **made);
+/* Before the outline that an allocated model was rebuilt from is read from its file: what both have lies where the model
+ * has it, and what only the model has gets its first values. */
+plx_status plx_model_lend(const plx_model *model, plx_model *outline, uint64_t seed);
 /* The same without memory for weights; both models are the caller's, *made also after an error (NULL, or to be freed). */
 plx_status plx_model_rebuild_outline(plx_model *old, const json_t *config, plx_model **made);
 plx_status plx_model_initialise(plx_model *model, uint64_t seed);
+/* A tensor's numbers come from a stream of its name, so that models that share a tensor start with the same one. */
+plx_status plx_param_initialise(plx_context *context, const plx_param *param, uint64_t seed);
 /* Memory for gradients (and the optimiser's moments, zeroed) of the trainable tensors. */
 plx_status plx_model_allocate_gradients(plx_model *model, bool moments);
 void plx_model_free_gradients(plx_model *model);
@@ -171,6 +176,9 @@ plx_status plx_adapter_parse(plx_context *context, const plx_node *node, const c
 json_t *plx_adapter_describe(const plx_adapter_config *adapter); /* NULL when memory is short */
 
 /* ---- files (checkpoint.c) ---- */
+/* plx_model_load and plx_model_rebuild in one, without memory for both models. */
+plx_status plx_model_load_rebuilt(plx_context *context, const char *path, const plx_model_options *options,
+                                  const json_t *config, uint64_t seed, plx_model **model);
 /* What plx_model_load would make, without memory for its weights: the tensors, and how each is held. */
 plx_status plx_model_load_outline(plx_context *context, const char *path, const plx_model_options *options,
                                   plx_model **model);

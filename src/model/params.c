@@ -187,28 +187,29 @@ void plx_model_free_gradients(plx_model *model)
         model->params[i]->gradient = model->params[i]->moment1 = model->params[i]->moment2 = NULL;
 }
 
-/* A tensor's numbers come from a stream of its name, so that models that share a tensor start with the same one. */
-plx_status plx_model_initialise(plx_model *model, uint64_t seed)
+plx_status plx_param_initialise(plx_context *context, const plx_param *param, uint64_t seed)
 {
     enum { CHUNK = 65536 };
-    void *host = plx_alloc(model->context, CHUNK * sizeof(double));
-    if (host == NULL) return plx_context_error(model->context)->code;
-    for (size_t i = 0; i < model->param_count; i++) {
-        const plx_param *param = model->params[i];
-        if (param->form != PLX_FORM_PLAIN) continue; /* a rebuilt model's, copied afterwards */
-        plx_random random;
-        plx_random_init(&random, seed, plx_hash(param->name));
-        for (size_t first = 0; first < param->elements; first += CHUNK) {
-            size_t count = param->elements - first < CHUNK ? param->elements - first : CHUNK;
-            for (size_t j = 0; j < count; j++)
-                plx_put(host, param->type, j,
-                        param->init.kind == PLX_INIT_CONSTANT ? param->init.value
-                                                              : param->init.value * plx_random_normal(&random));
-            plx_device_upload(model->context, (char *)param->data + first * plx_type_size(param->type), host,
-                              count * plx_type_size(param->type));
-        }
+    const size_t size = plx_type_size(param->type);
+    plx_random random;
+    void *host = plx_alloc(context, (param->elements < CHUNK ? param->elements : CHUNK) * size);
+    if (host == NULL) return plx_context_error(context)->code;
+    plx_random_init(&random, seed, plx_hash(param->name));
+    for (size_t first = 0; first < param->elements; first += CHUNK) {
+        size_t count = param->elements - first < CHUNK ? param->elements - first : CHUNK;
+        for (size_t j = 0; j < count; j++)
+            plx_put(host, param->type, j,
+                    param->init.kind == PLX_INIT_CONSTANT ? param->init.value
+                                                          : param->init.value * plx_random_normal(&random));
+        plx_device_upload(context, (char *)param->data + first * size, host, count * size);
     }
-    plx_free(model->context, host);
+    plx_free(context, host);
+    return PLX_OK;
+}
+
+plx_status plx_model_initialise(plx_model *model, uint64_t seed)
+{
+    for (size_t i = 0; i < model->param_count; i++) PLX_TRY(plx_param_initialise(model->context, model->params[i], seed));
     return PLX_OK;
 }
 

@@ -40,6 +40,17 @@ plx_status plx_model_rebuild_outline(plx_model *old, const json_t *config, plx_m
     return PLX_OK;
 }
 
+plx_status plx_model_lend(const plx_model *model, plx_model *outline, uint64_t seed)
+{
+    for (size_t i = 0; i < model->param_count; i++) {
+        const plx_param *own = model->params[i];
+        plx_param *same = (plx_param *)same_in(outline, own);
+        if (same != NULL) same->data = own->data;
+        else PLX_TRY(plx_param_initialise(model->context, own, seed));
+    }
+    return PLX_OK;
+}
+
 plx_status plx_model_rebuild(plx_model *old, const json_t *config, uint64_t seed, plx_model **made)
 {
     plx_model *model = NULL;
@@ -47,10 +58,10 @@ plx_status plx_model_rebuild(plx_model *old, const json_t *config, uint64_t seed
     PLX_TRY(plx_model_rebuild_outline(old, config, &model));
     plx_status status = plx_model_allocate(model);
     if (status == PLX_OK && old->tokenizer_name != NULL) status = plx_model_set_tokenizer(model, old->tokenizer_name);
-    if (status == PLX_OK) status = plx_model_initialise(model, seed);
     for (size_t i = 0; status == PLX_OK && i < model->param_count; i++) {
         const plx_param *to = model->params[i], *from = same_in(old, to);
         if (from != NULL) plx_device_copy(old->context, to->data, from->data, plx_param_bytes(to));
+        else status = plx_param_initialise(old->context, to, seed);
     }
     if (status == PLX_OK) *made = model;
     else plx_model_free(model);

@@ -73,13 +73,11 @@ static plx_status freeze(const plx_recipe *recipe, plx_model *model)
 static plx_status begin_from(const plx_recipe *recipe, const plx_model_options *options, plx_model **model)
 {
     plx_model_options stored = *options;
-    plx_model *old = NULL;
     stored.weights = recipe->weights;
-    PLX_TRY(plx_model_load(recipe->context, recipe->from, &stored, &old));
     json_t *config = json_loads(recipe->config_text, 0, NULL);
-    plx_status status = plx_model_rebuild(old, config, recipe->seed, model);
+    plx_status status =
+        plx_model_load_rebuilt(recipe->context, recipe->from, &stored, config, recipe->seed, model);
     json_decref(config);
-    plx_model_free(old);
     return status;
 }
 

@@ -126,7 +126,7 @@ plx_status plx_source_find(plx_source *source, const plx_model *model, const plx
  * packed weights without unpacking them. */
 plx_status plx_source_read_rows(plx_source *source, const plx_source_tensor *tensor, size_t first, size_t count,
                                 void *rows);
-/* Fills all tensors of an allocated model; a tensor that the model has no place for is an error. */
+/* Fills the tensors of a model that have memory; a tensor that the model has no place for is an error. */
 plx_status plx_source_read(plx_source *source, plx_model *model);
 
 #endif

@@ -287,7 +287,8 @@ plx_status plx_source_read(plx_source *source, plx_model *model)
         plx_source_tensor tensor;
         const plx_param *param = model->params[i];
         status = plx_source_find(source, model, param, &tensor);
-        if (status == PLX_OK && !(source->keep_packed && param->form != PLX_FORM_PLAIN))
+        const bool kept = param->data == NULL || (source->keep_packed && param->form != PLX_FORM_PLAIN);
+        if (status == PLX_OK && !kept)
             status = read_param(&state, &tensor, param);
         if (status == PLX_OK) taken[tensor.stored - plx_store_at(source->store, 0)] = true;
     }
