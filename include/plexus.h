@@ -467,7 +467,7 @@ struct plx_generated;
 typedef struct plx_generate_options {
     size_t max_tokens;
     plx_sampling sampling;
-    bool stop_at_separator;    /* end at the tokenizer's separator */
+    bool stop_at_separator;    /* end at the tokenizer's separator, or at its or the model's end-of-sequence token */
     plx_state_form state;
     size_t together;           /* plx_generate_batch: prompts in work at a time; 0: 8 */
     /* plx_generate: called with each piece of text as it is made; a piece never ends inside a UTF-8 character, so one

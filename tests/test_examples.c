@@ -205,7 +205,10 @@ static void recognising(void **state)
          "chatml", "You're \n\"it\"."},
         {"{{'<|start_header_id|>' + r + '<|end_header_id|>\\n\\n'}}", "llama3", NULL},
         {"{{'<|start_header_id|>'}} Cutting Knowledge Date: {{ date }}", NULL, NULL},
-        {"{{ '<|user|>\\n' }}{{ '<|assistant|>' }}", "zephyr", NULL},
+        {"{{ '<|im_start|>system\nYou are named so<|im_end|>\n' }}", "chatml", "You are named so"}, /* SmolLM2 */
+        {"{{ '<|user|>\\n' + message['content'] + eos_token }}{{ '<|assistant|>' }}", "zephyr", NULL},
+        {"{{ '<|user|>\\n' + message['content'] + '\\n' }}{{ '<|assistant|>\\n' + message['content'] + eos_token }}", NULL,
+         NULL},
         {"[INST] {{ x }} [/INST]", NULL, NULL},
     };
     plx_context *context = test_context(1, NULL, NULL);
@@ -222,6 +225,11 @@ static void recognising(void **state)
             assert_string_equal(system, cases[i].system);
         plx_free(context, system);
     }
+    const plx_chat_template *form;
+    char *system;
+    expect_ok(context, plx_chat_recognise(context, "{{bos_token}}{{'<|im_start|>' + message['role']}}", &form, &system));
+    assert_string_equal(plx_chat_name(form), "chatml");
+    assert_true(form != plx_chat_find("chatml")); /* it begins with the token */
     plx_context_free(context);
 }
 

@@ -130,10 +130,14 @@ static plx_status converse(talk *now)
         ssize_t length = cli_read_line(&line, &room);
         if (length < 0) break;
         while (length > 0 && (line[length - 1] == '\n' || line[length - 1] == '\r')) line[--length] = '\0';
-        if (line[0] == '/') {
+        if (now->terminal && line[0] == '/') {
             if (!command(now, line, &status)) break;
         } else if (length > 0) {
             status = ask(now, line, (size_t)length);
+            if (status == PLX_ERROR_VALUE && now->terminal) { /* a question too long: the next may not be */
+                cli_fail(now->cli, status);
+                status = PLX_OK;
+            }
         }
     }
     free(line);

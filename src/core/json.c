@@ -2,6 +2,7 @@
 #include "core/node_build.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static plx_status from_json(plx_node_builder *builder, json_t *value, int depth, plx_node **made);
@@ -95,4 +96,16 @@ plx_status plx_node_parse_json(plx_context *context, const char *name, const cha
     if (status != PLX_OK) plx_free(context, builder.file);
     json_decref(value);
     return status;
+}
+
+char *plx_json_text(const json_t *object)
+{
+    char *text = json_dumps(object, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
+    json_t *again = text == NULL ? NULL : json_loads(text, 0, NULL);
+    if (again != NULL && !json_equal(object, again)) { /* a number needs more digits than people write */
+        free(text);
+        text = json_dumps(object, JSON_INDENT(2) | JSON_REAL_PRECISION(17));
+    }
+    json_decref(again);
+    return text;
 }

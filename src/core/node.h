@@ -47,6 +47,8 @@ const plx_node *plx_node_find(const plx_node *map, const char *key); /* NULL whe
 plx_status plx_node_set(plx_context *context, plx_node *root, const char *assignment);
 /* A copy of the tree as jansson values (numbers written without point or exponent become integers). */
 json_t *plx_node_to_json(const plx_node *node);
+/* JSON that reads back as the same numbers, with no more digits than that takes as a rule; freed with free. */
+char *plx_json_text(const json_t *object);
 /* Writes the tree as YAML text to a fresh string (plx_free). */
 plx_status plx_node_write_yaml(plx_context *context, const plx_node *node, char **text);
 

@@ -58,6 +58,7 @@ static plx_status make_key(plx_context *context, const plx_tokenizer *tokenizer,
     hash = mix(hash, options->field != NULL ? options->field : "text");
     hash = mix(hash, options->separator != NULL ? options->separator : "");
     hash = (hash ^ tokenizer->identity) * 0x100000001b3ULL;
+    hash = (hash ^ (uint64_t)tokenizer->separator) * 0x100000001b3ULL;
     *bytes = 0;
     for (size_t i = 0; i < count; i++) {
         struct stat about;

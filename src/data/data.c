@@ -131,7 +131,7 @@ plx_status plx_data_open(plx_context *context, const plx_node *section, uint64_t
     self->valid_seed = derive_seed(seed, "task.valid");
     plx_status status = plx_data_section_read(context, section, &self->section);
     if (status == PLX_OK && self->section.conversations)
-        status = open_examples(self, (int32_t)self->section.about.separator);
+        status = open_examples(self, (int32_t)self->section.about.end);
     else if (status == PLX_OK && self->section.task == NULL)
         status = open_text(self, cache_directory);
     if (status == PLX_OK) {

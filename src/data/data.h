@@ -22,6 +22,7 @@ typedef struct plx_data_description {
     bool task;
     char tokenizer[1024];   /* "bytes" or a path; "" for tasks */
     int64_t separator;      /* -1 for tasks */
+    int64_t end;            /* what ends a text that the model writes: an answer's end, or the separator; -1 for tasks */
     double chance;          /* tasks: accuracy of guessing; else -1 */
 } plx_data_description;
 /* Reads and checks the data section (all keys, of the task too). */

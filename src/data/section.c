@@ -79,7 +79,8 @@ static plx_status read_text(plx_keys *keys, plx_data_section *section)
                              section->tokenizer);
     PLX_TRY(status);
     about->vocab_size = plx_tokenizer_vocab_size(tokenizer);
-    about->separator = plx_tokenizer_separator(tokenizer);
+    about->separator = about->end = plx_tokenizer_separator(tokenizer);
+    if (section->conversations && plx_tokenizer_eos(tokenizer) >= 0) about->end = plx_tokenizer_eos(tokenizer);
     plx_tokenizer_free(tokenizer);
     if (about->separator < 0 && !section->conversations)
         return plx_keys_fail(keys, "tokenizer",
@@ -109,7 +110,7 @@ static plx_status read_task(plx_keys *keys, plx_data_section *section)
     if (section->task_options == NULL) return PLX_ERROR_MEMORY;
     PLX_TRY(section->task->parse(keys, section->task_options));
     about->task = true;
-    about->separator = -1;
+    about->separator = about->end = -1;
     section->task->describe(section->task_options, &about->vocab_size, &about->sequence_length, &about->chance);
     return PLX_OK;
 }

@@ -1,7 +1,7 @@
 /* conversation.c - a conversation with a model: one session that grows with every question and answer.
  *
- * What has been said is in the session; `waiting` are tokens that stand in it next (the end of the last answer, then a
- * question with what opens the answer). When the session is full the oldest questions and answers are forgotten and the
+ * What has been said is in the session; the chat's encoder holds tokens that stand in it next (the end of the last answer,
+ * then a question with what opens the answer). When the session is full the oldest questions and answers are forgotten and the
  * rest is read again. */
 #include "infer/state.h"
 #include "text/chat.h"
@@ -17,6 +17,7 @@ typedef struct answer {
     char *text;
     size_t bytes, room, shown;
     const char *stop; /* text that ends it; "" when a token does */
+    bool cut;         /* at that text, whose first tokens are in the session */
 } answer;
 
 struct plx_conversation {
@@ -36,7 +37,7 @@ struct plx_conversation {
     float *logits;
     size_t choices;
     uint64_t draws;
-    bool stale; /* an answer was cut short: the session is read anew from the messages */
+    bool stale; /* an answer was cut short or off at its stop: the session is read anew from the messages */
 };
 
 plx_conversation_options plx_conversation_defaults(void)
@@ -150,7 +151,7 @@ static plx_status make(plx_conversation *made)
         return plx_fail(made->context, PLX_ERROR_VALUE, "the tokenizer has %zu ids, but the model only %zu",
                         made->choices, config->vocab_size);
     PLX_TRY(choose_form(made, &form));
-    made->end = config->eos_token_id >= 0 ? (int32_t)config->eos_token_id : -1;
+    made->end = config->eos_token_id >= 0 ? (int32_t)config->eos_token_id : plx_tokenizer_eos(made->tokenizer);
     made->chat = plx_chat_make(form, made->tokenizer, made->end);
     made->stop = plx_chat_stop_token(&made->chat);
     made->capacity = made->options.capacity;
@@ -220,36 +221,40 @@ static plx_status hear(plx_conversation *made, const int32_t *tokens, size_t cou
     return PLX_OK;
 }
 
-/* Everything from the beginning, as tokens that wait. */
-static plx_status begin_again(plx_conversation *made)
+/* Everything from the beginning, but for `skipped` messages behind the system's, as tokens that wait. */
+static plx_status begin_again(plx_conversation *made, size_t skipped)
 {
+    const size_t first = kept_first(made);
     plx_chat_clear(&made->chat);
     made->heard_count = 0;
     made->stale = false;
     PLX_TRY(plx_session_reset(made->session, 0));
-    for (size_t i = 0; i < made->count; i++) PLX_TRY(plx_chat_add(&made->chat, &made->messages[i]));
+    for (size_t i = 0; i < made->count; i++)
+        if (i < first || i >= first + skipped) PLX_TRY(plx_chat_add(&made->chat, &made->messages[i]));
     return plx_chat_open_answer(&made->chat);
 }
 
 /* The question's tokens wait. Where they and a word of answer find no room, the oldest messages go. */
 static plx_status make_room(plx_conversation *made, size_t *forgotten)
 {
-    size_t most = made->capacity - made->capacity / 4; /* so that not every question forgets something */
+    const size_t first = kept_first(made), most = made->count - 1 - first; /* messages that can go */
+    const size_t wanted = made->capacity - made->capacity / 4;             /* so that not every question forgets something */
+    size_t skipped = 0;
     if (plx_session_length(made->session, 0) + made->chat.encoder.count < made->capacity) return PLX_OK;
-    for (;;) {
-        size_t first = kept_first(made), turn = first + 1;
-        while (turn < made->count && made->messages[turn].role != PLX_CHAT_USER) turn++;
-        if (turn >= made->count)
-            return plx_fail(
-                made->context, PLX_ERROR_VALUE,
-                "the question alone has more tokens than the conversation may hold, %zu: ask less at once, or "
-                "give the conversation more context",
-                made->capacity);
-        forget(made, first, turn - first);
-        *forgotten += turn - first;
-        PLX_TRY(begin_again(made));
-        if (made->chat.encoder.count <= most) return PLX_OK;
+    PLX_TRY(begin_again(made, most)); /* before anything is forgotten for it */
+    if (made->chat.encoder.count >= made->capacity)
+        return plx_fail(made->context, PLX_ERROR_VALUE,
+                        "the question alone has %zu tokens with what belongs to it, and the conversation may hold %zu: ask "
+                        "less at once, or give the conversation more context",
+                        made->chat.encoder.count, made->capacity);
+    while (skipped < most && (skipped == 0 || made->chat.encoder.count > wanted)) {
+        do skipped++;
+        while (skipped < most && made->messages[first + skipped].role != PLX_CHAT_USER);
+        PLX_TRY(begin_again(made, skipped));
     }
+    forget(made, first, skipped);
+    *forgotten += skipped;
+    return PLX_OK;
 }
 
 /* ---- answering ---- */
@@ -303,13 +308,14 @@ static bool stopped(answer *said)
     if (at == NULL) return false;
     said->bytes = (size_t)(at - said->text);
     if (said->shown > said->bytes) said->shown = said->bytes;
+    said->cut = true;
     return true;
 }
 
 static plx_status speak(plx_conversation *made, answer *said, plx_answer *result)
 {
     const plx_conversation_options *options = &made->options;
-    for (result->tokens = 0; result->tokens < options->max_tokens; result->tokens++) {
+    while (result->tokens < options->max_tokens) {
         int32_t token;
         PLX_TRY(plx_check_cancel(made->context));
         PLX_TRY(plx_sample(made->context, &options->sampling, made->logits, made->choices, made->heard,
@@ -317,6 +323,7 @@ static plx_status speak(plx_conversation *made, answer *said, plx_answer *result
         result->complete = token == made->stop || token == made->end;
         if (result->complete) return PLX_OK;
         PLX_TRY(add_text(made, said, token));
+        result->tokens++;
         result->complete = stopped(said);
         show(said, result->complete);
         if (result->complete || plx_session_length(made->session, 0) + 1 >= made->capacity) return PLX_OK;
@@ -329,7 +336,7 @@ static plx_status speak(plx_conversation *made, answer *said, plx_answer *result
 static plx_status wait_for_answer(plx_conversation *made, size_t *forgotten)
 {
     if (made->stale) {
-        PLX_TRY(begin_again(made));
+        PLX_TRY(begin_again(made, 0));
     } else {
         PLX_TRY(plx_chat_add(&made->chat, &made->messages[made->count - 1]));
         PLX_TRY(plx_chat_open_answer(&made->chat));
@@ -354,11 +361,15 @@ plx_status plx_conversation_ask(plx_conversation *conversation, const char *ques
     *result = (plx_answer){0};
     PLX_TRY(remember(made, PLX_CHAT_USER, question, bytes));
     plx_status status = wait_for_answer(made, &result->forgotten);
-    double begun = plx_seconds();
-    if (status == PLX_OK) {
-        result->read = made->chat.encoder.count;
-        status = hear(made, made->chat.encoder.tokens, made->chat.encoder.count, made->logits);
+    if (status != PLX_OK) { /* it was not asked */
+        forget(made, made->count - 1, 1);
+        plx_encoder_clear(&made->chat.encoder);
+        made->stale = true;
+        return status;
     }
+    double begun = plx_seconds();
+    result->read = made->chat.encoder.count;
+    status = hear(made, made->chat.encoder.tokens, made->chat.encoder.count, made->logits);
     plx_encoder_clear(&made->chat.encoder);
     result->read_seconds = plx_seconds() - begun;
     if (status == PLX_OK) status = speak(made, &said, result);
@@ -367,7 +378,7 @@ plx_status plx_conversation_ask(plx_conversation *conversation, const char *ques
     plx_status kept = keep_answer(made, &said, result);
     if (status == PLX_OK) status = kept;
     if (status == PLX_OK) status = plx_chat_close_answer(&made->chat);
-    made->stale = status != PLX_OK;
+    made->stale = status != PLX_OK || said.cut;
     plx_free(made->context, said.text);
     return status;
 }

@@ -4,6 +4,7 @@
  * token chosen. A step takes those rows together that have about as many of them; one that is done leaves its slot to
  * the next prompt that waits. */
 #include "infer/state.h"
+#include "text/tokenizer.h"
 #include "text/utf8.h"
 
 #include <string.h>
@@ -37,7 +38,7 @@ typedef struct generation {
     const plx_generate_options *options;
     bool alone; /* plx_generate: text is shown as it comes */
     plx_session *session;
-    int32_t separator;
+    int32_t separator, end, own_end; /* end: of the tokenizer; own_end: of the model; -1 */
     size_t choices;        /* ids that the tokenizer knows; a model's table may be padded beyond them */
     writing *list;         /* [count] */
     size_t count, waiting; /* waiting: the first that has no slot yet */
@@ -97,7 +98,7 @@ static void show(const generation *all, writing *made)
 
 static plx_status add_text(const generation *all, writing *made, int32_t token)
 {
-    char piece[1024];
+    char piece[PLX_TOKEN_BYTES_MOST];
     size_t bytes = sizeof piece;
     PLX_TRY(plx_tokenizer_decode(all->tokenizer, token, piece, &bytes));
     if (made->bytes + bytes + 1 > made->text_room) {
@@ -123,11 +124,14 @@ static plx_status prepare(generation *all, const plx_prompt *prompts, size_t tog
         return plx_fail(context, PLX_ERROR_VALUE, "the tokenizer has %zu ids, but the model only %zu", all->choices,
                         vocab);
     all->separator = plx_tokenizer_separator(all->tokenizer);
+    all->end = plx_tokenizer_eos(all->tokenizer);
+    all->own_end = (int32_t)all->model->config.eos_token_id;
     all->list = plx_alloc_array(context, all->count, sizeof *all->list);
     if (!all->list) return PLX_ERROR_MEMORY;
     for (size_t i = 0; i < all->count; i++) {
         writing *made = &all->list[i];
         made->index = i;
+        made->begun = made->read = plx_seconds();
         PLX_TRY(encode_prompt(all, made, &prompts[i]));
         if (made->count > longest) longest = made->count;
         if (!(made->text = plx_alloc(context, made->text_room = 64))) return PLX_ERROR_MEMORY;
@@ -204,7 +208,8 @@ static size_t choose_rows(generation *all)
         bool *starts = all->starts + count * PROMPT_CHUNK;
         const int32_t *tokens = made->tokens + made->seen;
         all->rows[count] = (plx_session_row){i, tokens, unseen(made), starts};
-        for (size_t t = 0; t < all->rows[count].count; t++) starts[t] = tokens[t] == all->separator;
+        for (size_t t = 0; t < all->rows[count].count; t++) /* a prompt is one document, whatever is in it */
+            starts[t] = tokens[t] == all->separator && made->seen + t >= made->prompt;
         count++;
     }
     return count;
@@ -220,7 +225,8 @@ static plx_status choose_token(const generation *all, writing *made, const float
     plx_sampling sampling = options->sampling;
     sampling.seed += made->index;
     PLX_TRY(plx_sample(all->context, &sampling, logits, all->choices, made->tokens, made->count, number, &token));
-    made->finished = token == all->separator && options->stop_at_separator;
+    const bool ends = token == all->separator || token == all->end || token == all->own_end;
+    made->finished = ends && options->stop_at_separator;
     if (made->finished) return PLX_OK;
     PLX_TRY(add_token(all->context, made, token));
     made->finished = number + 1 == options->max_tokens;

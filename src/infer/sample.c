@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 typedef struct candidate {
-    float logit, p; /* p: relative to the largest, which has 1 */
+    float logit, p; /* p: relative to the largest, which has nearly 1 */
     int32_t token;
 } candidate;
 
@@ -54,7 +54,7 @@ static plx_status penalise(plx_context *context, double penalty, float *logits, 
 static double powers_of(const float *logits, size_t count, float largest, double temperature, float *p)
 {
     const double log2_e = 1.4426950408889634;
-    const float factor = log2_e / temperature < 1e30 ? (float)(log2_e / temperature) : 1e30f;
+    const float factor = (float)fmin(fmax(log2_e / temperature, 1e-30), 1e30); /* 0 times -inf would be no number */
     double sum = 0;
     for (size_t i = 0; i < count; i += PLX_VW) {
         size_t left = count - i < PLX_VW ? count - i : PLX_VW;
@@ -87,7 +87,7 @@ static size_t keep_best(const plx_sampling *sampling, const candidate *list, siz
         while (kept < count && (kept == 0 || sum < sampling->top_p * total)) sum += list[kept++].p;
         count = kept;
     }
-    while (count > 1 && list[count - 1].p < sampling->min_p) count--;
+    while (count > 1 && list[count - 1].p < sampling->min_p * list[0].p) count--;
     return count;
 }
 

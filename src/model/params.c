@@ -84,7 +84,7 @@ plx_status plx_model_outline(plx_context *context, plx_config *config, plx_type 
                            &model->head));
     model->head->packable = true;
     json_t *described = plx_config_describe(config);
-    char *text = described != NULL ? json_dumps(described, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) : NULL;
+    char *text = described != NULL ? plx_json_text(described) : NULL;
     json_decref(described);
     model->config_text = text != NULL ? plx_strdup(context, text) : NULL;
     free(text);

@@ -131,7 +131,7 @@ static size_t shard_end(const output_list *list, size_t first)
 plx_status plx_json_write(plx_context *context, const char *directory, const char *name, json_t *object)
 {
     char *path = plx_format(context, "%s/%s", directory, name);
-    char *text = object != NULL ? json_dumps(object, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) : NULL;
+    char *text = object != NULL ? plx_json_text(object) : NULL;
     plx_status status = path != NULL && text != NULL
                             ? plx_file_write(context, path, text, strlen(text))
                             : plx_fail(context, PLX_ERROR_MEMORY, "no memory left to write %s", name);

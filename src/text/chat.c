@@ -4,7 +4,8 @@
 #include <ctype.h>
 #include <string.h>
 
-/* In the texts, %r is the role's name, %R the same with a capital, %e the model's end-of-sequence token. */
+/* In the texts, %r is the role's name, %R the same with a capital, %b the beginning-of-sequence token, %e the model's
+ * end-of-sequence token. */
 struct plx_chat_template {
     const char *name;
     const char *begin, *before, *after; /* the conversation; each message */
@@ -15,7 +16,8 @@ struct plx_chat_template {
 };
 
 static const plx_chat_template forms[] = {
-    {"chatml", "", "<|im_start|>%r\n", "<|im_end|>\n", false, false, "<|im_end|>", "<|im_start|>", NULL},
+    {"chatml", "", "<|im_start|>%r\n", "<|im_end|>\n", false, false, "<|im_end|>", "<|im_start|>", "bos_token"},
+    {"chatml", "%b", "<|im_start|>%r\n", "<|im_end|>\n", false, false, "<|im_end|>", "<|im_start|>", NULL},
     {"llama3", "<|begin_of_text|>", "<|start_header_id|>%r<|end_header_id|>\n\n", "<|eot_id|>", true, false,
      "<|eot_id|>", "<|start_header_id|>", "Cutting Knowledge Date"},
     {"zephyr", "", "<|%r|>\n", "%e\n", false, false, "<|user|>", "<|assistant|>", NULL},
@@ -60,13 +62,16 @@ bool plx_chat_role_of(const char *name, plx_chat_role *role)
  * there is none. The last one: templates with tools have others before it. */
 static char *literal_system(plx_context *context, const char *jinja)
 {
-    static const char before[] = "<|im_start|>system\\n", after[] = "<|im_end|>";
+    static const char before[] = "<|im_start|>system", after[] = "<|im_end|>";
     char *made = plx_alloc(context, strlen(jinja) + 1);
     if (made == NULL) return NULL;
     const char *q;
     for (const char *p = strstr(jinja, before); p != NULL; p = strstr(q, before)) {
         char *to = made;
         q = p + sizeof before - 1;
+        const size_t line_end = *q == '\n' ? 1 : strncmp(q, "\\n", 2) == 0 ? 2 : 0;
+        if (line_end == 0) continue;
+        q += line_end;
         for (; *q != '\0' && *q != '\'' && *q != '"' && strncmp(q, after, sizeof after - 1) != 0; q++) {
             if (*q == '\\' && q[1] != '\0') {
                 q++;
@@ -83,18 +88,28 @@ static char *literal_system(plx_context *context, const char *jinja)
     return made;
 }
 
+/* Whether a program ends a user's message with the end-of-sequence token, if the form does. */
+static bool ends_alike(const plx_chat_template *form, const char *jinja)
+{
+    if (strstr(form->after, "%e") == NULL) return true;
+    const char *user = strstr(jinja, form->stop), *end = user != NULL ? strstr(user, "}}") : NULL;
+    const char *token = user != NULL ? strstr(user, "eos_token") : NULL;
+    return token != NULL && end != NULL && token < end;
+}
+
 plx_status plx_chat_recognise(plx_context *context, const char *jinja, const plx_chat_template **form, char **system)
 {
     *system = NULL;
     *form = jinja == NULL || jinja[0] == '\0' ? &forms[PLAIN] : NULL;
     for (size_t i = 0; *form == NULL && i < PLAIN; i++)
-        if (strstr(jinja, forms[i].sign) != NULL && (forms[i].other == NULL || strstr(jinja, forms[i].other) == NULL))
+        if (strstr(jinja, forms[i].sign) != NULL && (forms[i].other == NULL || strstr(jinja, forms[i].other) == NULL) &&
+            ends_alike(&forms[i], jinja))
             *form = &forms[i];
     if (*form == NULL)
         return plx_fail(context, PLX_ERROR_UNSUPPORTED,
                         "the model's chat template is none of %s; --chat-template NAME takes one of them all the same",
                         plx_chat_names());
-    if (*form != &forms[0]) return PLX_OK;
+    if (strcmp((*form)->name, "chatml") != 0) return PLX_OK;
     *system = literal_system(context, jinja);
     if (*system == NULL) return PLX_ERROR_MEMORY;
     if (**system == '\0') {
@@ -212,6 +227,9 @@ static plx_status add_form(plx_chat *chat, const char *form, plx_chat_role role,
         if (strncmp(p, "%e", 2) == 0) {
             if (chat->end >= 0) PLX_TRY(add_token(chat, chat->end, said));
             p += 2;
+        } else if (strncmp(p, "%b", 2) == 0) {
+            if (chat->tokenizer->bos >= 0) PLX_TRY(add_token(chat, chat->tokenizer->bos, said));
+            p += 2;
         } else if (token >= 0) {
             PLX_TRY(add_token(chat, token, said));
             p += length;
@@ -268,6 +286,7 @@ int32_t plx_chat_stop_token(const plx_chat *chat)
 {
     size_t length = marker_length(chat->form->after);
     int32_t token = length > 0 ? plx_tokenizer_token(chat->tokenizer, chat->form->after, length) : -1;
-    return token >= 0 ? token : chat->end;
+    if (token >= 0) return token;
+    return strstr(chat->form->after, "%e") != NULL ? chat->end : -1;
 }
 const char *plx_chat_stop_text(const plx_chat *chat) { return chat->form->stop; }

@@ -60,7 +60,7 @@ plx_status plx_chat_close_answer(plx_chat *chat);
 /* Encodes what waits. */
 plx_status plx_chat_flush(plx_chat *chat);
 /* The token that ends an answer, or -1; and the text that does (a question's beginning, or the marker where the
- * vocabulary has it only as text). */
+ * vocabulary has it only as text). The model's end ends one too, in every form. */
 int32_t plx_chat_stop_token(const plx_chat *chat);
 const char *plx_chat_stop_text(const plx_chat *chat);
 

@@ -6,6 +6,8 @@
 
 #include <stdlib.h>
 
+#define END_OF_TEXT "<|endoftext|>"
+
 #define FILE_MOST ((size_t)256 << 20)
 #define CACHE_BITS 15
 
@@ -168,11 +170,22 @@ static plx_status take_chat_template(plx_pretrained *self, json_t *config)
 
 static int32_t common_token(const plx_pretrained *self)
 {
-    static const char *const names[] = {"<|endoftext|>", "<|begin_of_text|>", "<s>", "</s>"};
+    static const char *const names[] = {END_OF_TEXT, "<|begin_of_text|>", "<s>", "</s>"};
     int32_t found = -1;
     for (size_t i = 0; i < sizeof names / sizeof names[0] && found < 0; i++)
         found = plx_pretrained_id(self, names[i], strlen(names[i]));
     return found;
+}
+
+/* The token between documents. bos_token comes last but for guesses: models tuned for conversations have the beginning of
+ * a message there. */
+static int32_t separating_token(const plx_pretrained *self, int32_t bos, int32_t eos)
+{
+    const int32_t common = common_token(self), end = plx_pretrained_id(self, END_OF_TEXT, strlen(END_OF_TEXT));
+    const int32_t choices[] = {self->template_first, end, bos, common, eos};
+    size_t i = 0;
+    while (i + 1 < sizeof choices / sizeof choices[0] && choices[i] < 0) i++;
+    return choices[i];
 }
 
 static plx_status finish(plx_tokenizer *tokenizer, plx_pretrained *self, json_t *config)
@@ -187,7 +200,7 @@ static plx_status finish(plx_tokenizer *tokenizer, plx_pretrained *self, json_t 
     tokenizer->bos = self->template_first >= 0 ? self->template_first : named_token(self, config, "bos_token");
     tokenizer->eos = named_token(self, config, "eos_token");
     int32_t common = common_token(self);
-    tokenizer->separator = tokenizer->bos >= 0 ? tokenizer->bos : common >= 0 ? common : tokenizer->eos;
+    tokenizer->separator = separating_token(self, tokenizer->bos, tokenizer->eos);
     if (tokenizer->eos < 0) tokenizer->eos = self->template_last >= 0 ? self->template_last : common;
     tokenizer->before_text = self->template_first;
     PLX_TRY(take_chat_template(self, config));

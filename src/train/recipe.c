@@ -173,18 +173,6 @@ static plx_status read_top(plx_recipe *recipe)
 
 /* ---- public ---- */
 
-char *plx_json_text(const json_t *object)
-{
-    char *text = json_dumps(object, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
-    json_t *again = text == NULL ? NULL : json_loads(text, 0, NULL);
-    if (again != NULL && !json_equal(object, again)) { /* a number needs more digits than people write */
-        free(text);
-        text = json_dumps(object, JSON_INDENT(2) | JSON_REAL_PRECISION(17));
-    }
-    json_decref(again);
-    return text;
-}
-
 plx_status plx_recipe_parse(plx_context *context, const char *path, const char *text, const char *const *overrides,
                             size_t count, plx_recipe **result)
 {

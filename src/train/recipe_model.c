@@ -158,7 +158,7 @@ static plx_status build_config(const plx_recipe *recipe, plx_node **result)
         {"vocab_size", (double)vocab_size, true},
         {"max_position_embeddings", (double)positions, true},
         {"bos_token_id", (double)data->separator, fresh && data->separator >= 0},
-        {"eos_token_id", (double)data->separator, fresh && data->separator >= 0},
+        {"eos_token_id", (double)data->end, fresh && data->end >= 0},
     };
     for (size_t i = 0; status == PLX_OK && i < sizeof completed / sizeof completed[0]; i++) {
         if (!completed[i].wanted || plx_node_find(config, completed[i].key) != NULL) continue;

@@ -70,7 +70,5 @@ const plx_node *plx_recipe_section(const plx_recipe *recipe, const char *name);
 json_t *plx_recipe_describe(const plx_recipe *recipe);
 /* Writes it to OUT/recipe.yaml. */
 plx_status plx_recipe_write(const plx_recipe *recipe);
-/* JSON that reads back as the same numbers, with no more digits than that takes as a rule; freed with free. */
-char *plx_json_text(const json_t *object);
 
 #endif

@@ -19,12 +19,15 @@ check "a model to talk with" "$plexus" train talk.yaml --quiet
 expect "it answers" 0 '^bbb$' "$plexus" chat talk --prompt 'b?' --temperature 0 --quiet
 expect "JSON" 0 '"text":"ccc","tokens":4?3?,' "$plexus" chat talk --prompt 'c?' --temperature 0 --json
 printf 'a?\nd?\n/save saved.jsonl\n/reset\nb?\n/save saved.jsonl\n/nonsense\n/quit\nc?\n' >lines
-"$plexus" chat talk --temperature 0 --quiet <lines >out 2>err
-check "lines from a pipe, in order" test "$(tr '\n' ' ' <out)" = "aaa ddd bbb "
-check "an unknown command is named" grep -q "no '/nonsense'" err
+# Lines that begin with / are commands where someone types: at a terminal, which script(1) stands for.
+script -qec "'$plexus' chat talk --temperature 0 --quiet" /dev/null <lines >out 2>err
+check "lines of a terminal, in order" test "$(grep -oE '([a-d])\1\1' out | tr '\n' ' ')" = "aaa ddd bbb "
+check "an unknown command is named" grep -q "no '/nonsense'" out
 check "what is saved can be learnt from" "$plexus" sft talk --data saved.jsonl --out again --steps 1 --set data.valid_fraction=0 --quiet
 check "the first conversation has its four messages" test "$(head -1 saved.jsonl | grep -o role | wc -l)" -eq 4
 check "after /reset there are two" test "$(tail -1 saved.jsonl | grep -o role | wc -l)" -eq 2
+printf 'a?\n/save elsewhere.jsonl\n' | "$plexus" chat talk --temperature 0 --quiet >out 2>err
+check "in a pipe every line is a question" test "$(head -1 out)" = aaa -a ! -e elsewhere.jsonl -a "$(wc -l <out)" -ge 2
 for i in 1 2 3 4 5 6 7 8 9 10 11 12; do echo 'a?'; done >many
 "$plexus" chat talk --temperature 0 --context 140 <many >out 2>err
 check "a full conversation forgets and goes on" test "$(grep -c '^aaa$' out)" -eq 12

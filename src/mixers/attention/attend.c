@@ -11,7 +11,8 @@ plx_status plx_turn_define(plx_params *params, const plx_layer_shape *shape, plx
 {
     *turn = (plx_turn){.head_dim = shape->head_dim, .normed = shape->qk_norm};
     if (shape->qk_norm) PLX_TRY(plx_norm_define(params, &turn->norm, name, shape->head_dim, false, shape->norm_eps));
-    size_t pairs = (size_t)((double)shape->head_dim * shape->partial_rotary_factor) / 2;
+    /* 96 thirds are 32, also where a third was written with a dozen digits */
+    size_t pairs = (size_t)((double)shape->head_dim * shape->partial_rotary_factor + 1e-9) / 2;
     if (!shape->rope || pairs == 0) return PLX_OK;
     return plx_params_rope(params, shape, PLX_ROPE_HALVES, pairs, &turn->rope);
 }

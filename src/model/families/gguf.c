@@ -53,7 +53,7 @@ static plx_status read_frequencies(plx_keys *keys, plx_store *store, const plx_s
 
 static plx_status gguf_scaling(plx_keys *keys, json_t *made)
 {
-    const char *type = "none";
+    const char *type = NULL;
     double factor = 1, strength = 1, fast = 32, slow = 1;
     size_t original = 0;
     if (plx_keys_has(keys, "rope.scaling.type")) PLX_TRY(plx_keys_string(keys, "rope.scaling.type", &type));
@@ -62,6 +62,9 @@ static plx_status gguf_scaling(plx_keys *keys, json_t *made)
     PLX_TRY(plx_keys_real(keys, "rope.scaling.yarn_beta_fast", &fast, 1e-3, 1e6));
     PLX_TRY(plx_keys_real(keys, "rope.scaling.yarn_beta_slow", &slow, 1e-3, 1e6));
     PLX_TRY(plx_keys_size(keys, "rope.scaling.original_context_length", &original, 1, (size_t)1 << 24));
+    if (type == NULL) type = factor != 0 && factor != 1 ? "linear" : "none"; /* as llama.cpp reads it */
+    if (strcmp(type, "yarn") != 0 && strength != 1)
+        return plx_keys_fail(keys, "rope.scaling.attn_factor", "is supported with yarn alone, and the type is %.40s", type);
     if (strcmp(type, "none") == 0) return PLX_OK;
     if (strcmp(type, "linear") == 0)
         return plx_made_set(keys->context, made, "rope_scaling",

@@ -72,6 +72,7 @@ static plx_status read_qwen2(plx_keys *keys, json_t *made)
     PLX_TRY(whole_heads(keys, made));
     PLX_TRY(plx_made_set(keys->context, made, "attention_bias", json_true()));
     PLX_TRY(plx_keys_bool(keys, "use_sliding_window", &windowed));
+    if (windowed && plx_keys_node(keys, "sliding_window") == NULL) window = 4096; /* transformers' default */
     if (plx_keys_has(keys, "sliding_window") && windowed)
         PLX_TRY(plx_keys_size(keys, "sliding_window", &window, 1, INT32_MAX));
     if (plx_keys_has(keys, "max_window_layers"))
