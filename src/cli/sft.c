@@ -38,13 +38,6 @@ static json_t *words_of(const char *text)
     return list;
 }
 
-/* Learning rates that are common where all weights move, and where few do. */
-static double learning_rate(const choices *made)
-{
-    bool few = made->rank > 0 || (made->parameters != NULL && strcmp(made->parameters, "all") != 0);
-    return made->lr > 0 ? made->lr : few ? 2e-4 : 2e-5;
-}
-
 /* Whether --set says how long to train: it wins over the one epoch that nobody asked for. */
 static bool sets_steps(const cli_texts *overrides)
 {
@@ -76,10 +69,12 @@ static char *recipe_of(const char *model, const choices *made)
     if (made->length > 0 && data != NULL)
         json_object_set_new(data, "sequence_length", json_integer((json_int_t)made->length));
     if (made->valid.count > 0 && data != NULL) json_object_set_new(data, "valid", list_of(&made->valid));
+    const bool one = made->parameters != NULL && strchr(made->parameters, ',') == NULL; /* "all" is no list */
     json_t *train =
-        json_pack("{s:I,s:f,s:I,s:f,s:I,s:o*}", "batch_size", (json_int_t)made->batch, "lr", learning_rate(made),
-                  "warmup_steps", (json_int_t)10, "weight_decay", 0.0, "seed", (json_int_t)made->seed, "parameters",
-                  words_of(made->parameters));
+        json_pack("{s:I,s:I,s:f,s:I,s:o*}", "batch_size", (json_int_t)made->batch, "warmup_steps", (json_int_t)10,
+                  "weight_decay", 0.0, "seed", (json_int_t)made->seed, "parameters",
+                  one ? json_string(made->parameters) : words_of(made->parameters));
+    if (train != NULL && made->lr > 0) json_object_set_new(train, "lr", json_real(made->lr));
     if (train != NULL && made->steps > 0)
         json_object_set_new(train, "steps", json_integer((json_int_t)made->steps));
     if (train != NULL && (made->epochs > 0 || !(made->steps > 0 || sets_steps(&made->overrides))))

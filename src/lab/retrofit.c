@@ -172,6 +172,18 @@ static void zero_layer(retrofit *made, size_t index)
     }
 }
 
+/* Whether a layer is left that dropout acts in. */
+static bool has_paper_block(const retrofit *made)
+{
+    for (size_t i = 0; i < made->old->config.layer_count; i++) {
+        const char *block = json_string_value(json_object_get(made->objects[i], "block"));
+        if (made->objects[i] == NULL ? made->old->config.layers[i].form == PLX_BLOCK_PAPER
+                                     : block != NULL && strcmp(block, "paper") == 0)
+            return true;
+    }
+    return false;
+}
+
 static plx_status build(retrofit *made, uint64_t seed)
 {
     const size_t count = made->old->config.layer_count;
@@ -180,6 +192,7 @@ static plx_status build(retrofit *made, uint64_t seed)
     if (layers == NULL) return out_of_memory(made);
     for (size_t i = 0; i < count; i++)
         if (made->objects[i] != NULL) PLX_TRY(replace_layer(made, layers, i));
+    if (!has_paper_block(made) && json_object_set_new(made->config, "dropout", json_real(0)) != 0) return out_of_memory(made);
     PLX_TRY(plx_model_rebuild(made->old, made->config, seed, &made->new));
     for (size_t i = 0; i < count; i++)
         if (made->objects[i] != NULL && made->exact[i]) zero_layer(made, i);

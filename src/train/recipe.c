@@ -107,6 +107,7 @@ static plx_status read_train(plx_recipe *recipe)
     PLX_TRY(plx_keys_choice(&keys, "schedule", "cosine|wsd|constant", &schedule));
     PLX_TRY(plx_keys_choice(&keys, "precision", "f32|bf16", &precision));
     PLX_TRY(plx_keys_string(&keys, "sample_prompt", &recipe->sample_prompt));
+    recipe->lr_given = plx_keys_has(&keys, "lr");
     PLX_TRY(read_recompute(recipe, &keys));
     PLX_TRY(read_freeze(recipe, &keys));
     PLX_TRY(read_parameters(recipe, &keys));
@@ -278,6 +279,7 @@ json_t *plx_recipe_describe(const plx_recipe *recipe)
         model = NULL;
     }
     json_t *data = plx_node_to_json(plx_recipe_section(recipe, "data"));
+    if (recipe->tokenizer_of_from) json_object_del(data, "tokenizer");
     bool ok = train != NULL && more != NULL && json_object_update(train, more) == 0;
     json_decref(more);
     if (ok) { /* takes them over, and is NULL when one is NULL */

@@ -174,6 +174,24 @@ done:
     return status;
 }
 
+/* An adapter that the run begins with goes on as it is: with other settings it would be dropped, or mean something else. */
+static plx_status check_adapter(const plx_recipe *recipe, const plx_config *config)
+{
+    const plx_node *node = recipe->from_config != NULL ? plx_node_find(recipe->from_config, "adapter") : NULL;
+    plx_adapter_config before;
+    if (node == NULL || node->kind != PLX_NODE_MAP) return PLX_OK;
+    PLX_TRY(plx_adapter_parse(recipe->context, node, "adapter", &before));
+    json_t *old = plx_adapter_describe(&before), *new = plx_adapter_describe(&config->adapter);
+    const bool same = json_equal(old, new);
+    json_decref(old);
+    json_decref(new);
+    if (same) return PLX_OK;
+    return plx_fail(recipe->context, PLX_ERROR_VALUE,
+                    "%s: model.adapter: %.200s has an adapter already, of rank %zu: give none to go on with that, or merge "
+                    "it first (plexus convert %.200s --merge --out DIR)",
+                    recipe->path, recipe->from, before.rank, recipe->from);
+}
+
 plx_status plx_recipe_read_model(plx_recipe *recipe)
 {
     plx_context *context = recipe->context;
@@ -184,6 +202,12 @@ plx_status plx_recipe_read_model(plx_recipe *recipe)
     plx_node_free(context, tree);
     if (status != PLX_OK) return status;
     if (!recipe->parameters_given && config.adapter.rank > 0) recipe->parameters = PLX_TRAIN_ADAPTER;
+    if (!recipe->lr_given && recipe->from != NULL) recipe->options.lr = recipe->parameters != 0 ? 2e-4 : 2e-5;
+    status = check_adapter(recipe, &config);
+    if (status != PLX_OK) {
+        plx_config_release(context, &config);
+        return status;
+    }
     bool adapter = (recipe->parameters & PLX_TRAIN_ADAPTER) != 0;
     if (adapter && config.adapter.rank == 0) {
         plx_config_release(context, &config);
@@ -234,6 +258,7 @@ static plx_status add_from_to_data(plx_recipe *recipe, const char *path)
     const plx_node *given = plx_node_find(data, "tokenizer");
     if (!bytes && given != NULL && given->kind == PLX_NODE_STRING && strcmp(given->text, "bytes") == 0)
         PLX_TRY(refuse_bytes(recipe, data, path));
+    recipe->tokenizer_of_from = given == NULL && !bytes;
     if (given == NULL)
         ok &= add_child(data, make_node(context, PLX_NODE_STRING, "tokenizer", bytes ? "bytes" : path, data));
     if (plx_node_find(data, "sequence_length") == NULL)

@@ -6,14 +6,17 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 /* What of the recipe a resumed run must share with the run it goes on from. */
 static json_t *identity(const plx_recipe *recipe)
 {
     json_t *model = json_loads(recipe->config_text, 0, NULL);
     json_t *data = plx_node_to_json(plx_recipe_section(recipe, "data"));
-    return json_pack("{s:o, s:o, s:I, s:I, s:I}", "model", model, "data", data, "seed", (json_int_t)recipe->seed,
-                     "batch_size", (json_int_t)recipe->batch_size, "accumulate", (json_int_t)recipe->accumulate);
+    if (recipe->tokenizer_of_from) json_object_del(data, "tokenizer");
+    return json_pack("{s:o, s:o, s:I, s:I, s:I, s:I}", "model", model, "data", data, "weights", (json_int_t)recipe->weights,
+                     "seed", (json_int_t)recipe->seed, "batch_size", (json_int_t)recipe->batch_size, "accumulate",
+                     (json_int_t)recipe->accumulate);
 }
 
 static json_t *number_or_null(double value)
@@ -51,7 +54,7 @@ static void name_difference(const char *section, const json_t *ours, const json_
     const char *key;
     json_t *value;
     const bool inside = json_is_object(ours);
-    snprintf(name, 96, "%s%s", inside ? "" : "train.", section);
+    snprintf(name, 96, "%s%s", inside ? "" : strcmp(section, "weights") == 0 ? "model." : "train.", section);
     if (!inside) return;
     json_object_foreach((json_t *)ours, key, value) {
         if (json_equal(value, json_object_get(theirs, key))) continue;
@@ -74,15 +77,17 @@ static void compare_data(const plx_training *run, const json_t *state, const cha
 /* Refuses to go on from a checkpoint of another model, data or order of rows. */
 static plx_status check_identity(const plx_training *run, const json_t *state, const char *directory)
 {
-    static const char *const keys[] = {"model", "data", "seed", "batch_size", "accumulate"};
+    static const char *const keys[] = {"model", "data", "weights", "seed", "batch_size", "accumulate"};
     plx_status status = PLX_OK;
     const json_t *theirs = json_object_get(state, "recipe");
     json_t *ours = identity(run->recipe);
     if (ours == NULL) return plx_fail(run->context, PLX_ERROR_MEMORY, "out of memory for the state of the run");
+    if (run->recipe->tokenizer_of_from) json_object_del(json_object_get(theirs, "data"), "tokenizer"); /* as it had been kept */
     for (size_t i = 0; i < sizeof keys / sizeof keys[0] && status == PLX_OK; i++) {
         const json_t *our = json_object_get(ours, keys[i]), *their = json_object_get(theirs, keys[i]);
         char name[96];
         if (json_equal(our, their)) continue;
+        if (their == NULL && strcmp(keys[i], "weights") == 0) continue; /* written before Plexus kept it */
         name_difference(keys[i], our, their, name);
         status = plx_fail(run->context, PLX_ERROR_VALUE,
                           "%s: %s is not what it was when %s was written: a resumed run needs the"

@@ -49,7 +49,8 @@ struct plx_recipe {
     plx_weights weights;          /* how those of `from` are held */
     double epochs;                /* 0: options.steps counts */
     plx_node *from_config;        /* its config.json */
-    bool parameters_given;
+    bool parameters_given, lr_given;
+    bool tokenizer_of_from;       /* data.tokenizer was left out: it is that of `from`, wherever its files lie by now */
     unsigned parameters;          /* what is trained: PLX_TRAIN_.. together; 0: everything */
     uint64_t seed;
 };

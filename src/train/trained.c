@@ -12,7 +12,8 @@ static plx_status mark_new(plx_model *model)
     plx_config config;
     json_t *object = json_loads(plx_model_config(model), 0, NULL);
     json_t *layers = json_object_get(object, "layers");
-    bool bad = layers == NULL || json_object_set_new(object, "adapter", json_null()) != 0;
+    bool bad = layers == NULL || json_object_set_new(object, "adapter", json_null()) != 0 ||
+               json_object_set_new(object, "dropout", json_real(0)) != 0; /* attention has no block for it */
     for (size_t i = 0; i < json_array_size(layers) && !bad; i++) {
         json_t *layer = json_pack("{s:s}", "mixer", plx_mixers[0]->name);
         for (const char *const *key = plx_layer_shape_keys; layer != NULL && *key != NULL; key++) {
@@ -50,7 +51,7 @@ static plx_status choose_parameters(const plx_recipe *recipe, plx_model *model)
     for (size_t i = 0; i < model->param_count; i++) trained += model->params[i]->trainable;
     if (trained == 0)
         return plx_fail(recipe->context, PLX_ERROR_VALUE,
-                        "%s: train.parameters: the model has nothing new: all its layers are those of %s",
+                        "%s: train.parameters: the model has nothing new: its layers have the tensors of %s alone",
                         recipe->path, plx_mixers[0]->name);
     return PLX_OK;
 }
@@ -66,7 +67,9 @@ static plx_status freeze(const plx_recipe *recipe, plx_model *model)
             return plx_fail_prefix(recipe->context, status, "train.freeze");
         }
     }
-    return PLX_OK;
+    for (size_t i = 0; i < model->param_count; i++)
+        if (model->params[i]->trainable) return PLX_OK;
+    return plx_fail(recipe->context, PLX_ERROR_VALUE, "%s: train.freeze: nothing is left to train", recipe->path);
 }
 
 /* The recipe's model with the weights of the one that it begins with. */

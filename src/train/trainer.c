@@ -52,7 +52,7 @@ plx_status plx_trainer_create(plx_model *model, const plx_train_options *options
     for (size_t i = 0; i < model->param_count; i++)
         if (model->params[i]->trainable && model->params[i]->type != model->type)
             return plx_fail(context, PLX_ERROR_VALUE,
-                            "tensor %s is stored as %s: freeze it, or load the model without keep_stored_types",
+                            "tensor %s is stored as %s: freeze it, or load the model with weights as f32",
                             model->params[i]->name, plx_type_name(model->params[i]->type));
     for (size_t i = 0; i < model->config.layer_count; i++)
         model->config.layers[i].recompute = i < options->recompute;

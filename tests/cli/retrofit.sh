@@ -22,4 +22,7 @@ expect "no directory named" 2 'out' "$plexus" retrofit "$run" --layers 1:nexus
 expect "a layer too far" 1 'no layer 3' "$plexus" retrofit "$run" --out x --layers 3:nexus
 expect "no such mixer" 1 "layer 1: there is no mixer 'nexsus'; there are .*nexus" "$plexus" retrofit "$run" --out x --layers 1:nexsus
 expect "an unknown key" 1 "ordr" "$plexus" retrofit "$run" --out x --layers 1:nexus,ordr=2
+recipe paper.yaml 's/layers: .*/layers: [{mixer: grassmann, rank: 4, offsets: [1, 2], block: paper}]\n  dropout: 0.1/' 's/out: run/out: paper/'
+expect "new weights of a model with dropout" 0 'done' "$plexus" train paper.yaml --set train.parameters=new
+expect "its last layer with dropout replaced" 0 '' "$plexus" retrofit paper --out no-paper --layers 0:attention
 check "nothing is left of a failure" test ! -e x

@@ -57,6 +57,15 @@ expect "what is wrong is said by its key, without lines that nobody wrote" 1 '^p
     sft "$run" x --train most
 expect "rows longer than the model's positions: what to do" 1 'sequence_length, 9999: shorten that' sft "$run" x --sequence-length 9999
 expect "no data" 2 'data' "$plexus" sft "$run" --out x
+expect "all weights by name" 0 'done: step 12' sft "$run" all-named --train all
+lr_of() { sed -n 's/^ *lr: *//p' "$1/recipe.yaml"; }
+check "learning rates: $(lr_of all-named) $(lr_of whole)" test "$(lr_of all-named) $(lr_of whole)" = "2e-05 0.0002"
+expect "an adapter goes on" 0 'done: step 12' sft lora lora-on
+check "at the rate of adapters" test "$(lr_of lora-on)" = 0.0002
+expect "another in its place is refused" 1 'model.adapter: lora has an adapter already, of rank 4.*--merge' sft lora x --lora-rank 2
+expect "other weights in the middle of a run are refused" 1 'model.weights is not what it was' \
+    sft "$run" lora --lora-rank 4 --lr 1e-2 --resume --weights q8_0 --set train.steps=14
+expect "nothing left to train" 1 'train.freeze: nothing is left' sft "$run" x --set 'train.freeze=["*"]'
 expect "a target that there is none of" 1 'c_attn' sft "$run" x --lora-rank 2 --lora-targets c_attn
 expect "nothing new in a plain model" 1 'nothing new' sft "$run" x --train new
 expect "an unknown template" 1 'chatmml' sft "$run" x --chat-template chatmml
@@ -71,5 +80,10 @@ recipe bpe.yaml 's/tokenizer: bytes/tokenizer: bpe/' 's/sequence_length: 16/sequ
 check "a model with a tokenizer of its own" "$plexus" train bpe.yaml --quiet
 expect "bytes are no text for it" 1 'data.tokenizer: bpe-run has a tokenizer of its own' \
     "$plexus" sft bpe-run --data talk.jsonl --out x --steps 1 --chat-template plain --set data.tokenizer=bytes
+expect "going on when the model that it began with has gone on" 0 'done: step 2' bash -c '
+    "$0" sft bpe-run --data talk.jsonl --out from-bpe --steps 1 --chat-template plain &&
+    "$0" train bpe.yaml --set train.steps=9 --set train.keep=1 --resume --quiet &&
+    "$0" plan from-bpe/recipe.yaml &&
+    "$0" sft bpe-run --data talk.jsonl --out from-bpe --steps 2 --chat-template plain --resume' "$plexus"
 expect "its own are" 0 'done: step 1' "$plexus" sft bpe-run --data talk.jsonl --out own --steps 1 --chat-template plain \
     --set data.tokenizer=bpe
