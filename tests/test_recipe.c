@@ -32,6 +32,10 @@ static void test_schedule(void **state)
     assert_near(plx_schedule_lr(&options, 100), 0.1);
     options.decay_steps = 0;
     assert_near(plx_schedule_lr(&options, 100), 1.0);
+    options.decay_steps = 95; /* more than what follows the warm-up: from its end on, without a jump */
+    assert_near(plx_schedule_lr(&options, 10), 1.0);
+    assert_near(plx_schedule_lr(&options, 55), 0.55);
+    assert_near(plx_schedule_lr(&options, 100), 0.1);
     options.schedule = PLX_SCHEDULE_CONSTANT;
     assert_near(plx_schedule_lr(&options, 3), 0.3);
     assert_near(plx_schedule_lr(&options, 100), 1.0);

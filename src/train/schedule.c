@@ -30,7 +30,9 @@ double plx_schedule_lr(const plx_train_options *options, size_t step)
         factor = least + (1.0 - least) * 0.5 * (1.0 + cos(M_PI * way(step, warmup, steps)));
         break;
     case PLX_SCHEDULE_WSD: {
-        size_t decay = options->decay_steps < steps ? options->decay_steps : steps;
+        /* No further back than the warm-up's end: lr must not have begun to fall when it gets there. */
+        const size_t rest = steps > warmup ? steps - warmup : 0;
+        const size_t decay = options->decay_steps < rest ? options->decay_steps : rest;
         factor = 1.0 - (1.0 - least) * (decay > 0 ? way(step, steps - decay, steps) : 0.0);
         break;
     }
