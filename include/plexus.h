@@ -291,7 +291,7 @@ typedef struct plx_difference {
     double loss[2];        /* mean natural log-loss of the text's next tokens, of each model */
 } plx_difference;
 /* How far the logits of two models of one vocabulary are apart over one document. Their contexts must not be in use
- * elsewhere. */
+ * elsewhere. Errors: ERROR_VALUE; ERROR_NUMERIC when a logit is not finite. */
 plx_status plx_model_difference(plx_model *a, plx_model *b, const int32_t *tokens, size_t count,
                                 plx_difference *difference);
 
@@ -599,7 +599,7 @@ typedef struct plx_run_result {
     double flops_per_token;         /* forward */
     size_t steps_taken;             /* by this process, */
     double step_seconds;            /* in so much time: the steps and their data, without evaluations and saves */
-    double tokens_per_second;       /* of those steps */
+    double tokens_per_second;       /* of those steps; where none was left to take, of the process before; < 0: unknown */
     double train_loss;              /* of the last step */
     double valid_loss, valid_bits_per_byte, valid_accuracy; /* of the last evaluation; < 0 where they do not apply */
 } plx_run_result;

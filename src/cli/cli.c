@@ -179,12 +179,20 @@ int cli_finish(plx_cli *cli)
 
 int cli_json(plx_cli *cli, json_t *object)
 {
-    char *line = object ? json_dumps(object, JSON_COMPACT) : NULL;
+    if (!object)
+        return cli_error("the result cannot be written as JSON: it holds a number that is not finite or a text that is not "
+                         "UTF-8, or memory is short");
+    char *line = json_dumps(object, JSON_COMPACT);
     json_decref(object);
     if (!line) return cli_error("out of memory while writing JSON");
     cli_print(cli, "%s\n", line);
     free(line);
     return cli_finish(cli);
+}
+
+json_t *cli_json_number(double value)
+{
+    return isfinite(value) && value >= 0 ? json_real(value) : json_null();
 }
 
 json_t *cli_json_text(const char *text, size_t bytes)

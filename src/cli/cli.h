@@ -107,8 +107,10 @@ int cli_usage_error(const char *command, const char *format, ...) __attribute__(
 void cli_print(plx_cli *cli, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void cli_write(plx_cli *cli, const char *text, size_t bytes);
 void cli_flush(plx_cli *cli);
-/* One line of JSON; takes the reference over. NULL (memory was short) is an error. Returns 0 or 1. */
+/* One line of JSON; takes the reference over. NULL (what jansson could not hold) is an error. Returns 0 or 1. */
 int cli_json(plx_cli *cli, json_t *object);
+/* A number as JSON; null where it is below 0, which stands for "does not apply", or not finite. */
+json_t *cli_json_number(double value);
 /* Bytes as a JSON string: what is not UTF-8 becomes U+FFFD. NULL when memory is short. */
 json_t *cli_json_text(const char *text, size_t bytes);
 /* The exit status at the end of output: 0, or 1 with a line on stderr when stdout took no more (a closed pipe is no

@@ -136,9 +136,6 @@ static void print_samples(plx_cli *cli, const plx_comparison *comparison)
     }
 }
 
-/* A number, or null where it does not apply. */
-static json_t *number_or_null(double value) { return value < 0 ? json_null() : json_real(value); }
-
 static int print_json(plx_cli *cli, const plx_comparison *comparison, const char *const *recipes)
 {
     int result = 0;
@@ -149,9 +146,9 @@ static int print_json(plx_cli *cli, const plx_comparison *comparison, const char
                                     recipes[run->recipe], "seed", (json_int_t)run->seed, "lr", run->lr, "steps",
                                     (json_int_t)run->steps, "parameters", (json_int_t)run->result.parameters,
                                     "flops_per_token", run->result.flops_per_token, "tokens_per_second",
-                                    run->result.tokens_per_second, "valid_loss", number_or_null(run->result.valid_loss),
-                                    "valid_bits_per_byte", number_or_null(run->result.valid_bits_per_byte), "accuracy",
-                                    number_or_null(run->result.valid_accuracy)));
+                                    run->result.tokens_per_second, "valid_loss", cli_json_number(run->result.valid_loss),
+                                    "valid_bits_per_byte", cli_json_number(run->result.valid_bits_per_byte), "accuracy",
+                                    cli_json_number(run->result.valid_accuracy)));
     }
     return result;
 }

@@ -86,7 +86,7 @@ json_t *cli_run_event_json(const plx_run_event *event)
     case PLX_RUN_EVALUATED: {
         json_t *object =
             json_pack("{s:s, s:I, s:o}", "event", "evaluated", "step", (json_int_t)event->step, "valid_loss",
-                      isfinite(event->valid_loss) ? json_real(event->valid_loss) : json_null());
+                      cli_json_number(event->valid_loss));
         if (event->valid_bits_per_byte >= 0)
             json_object_set_new(object, "valid_bits_per_byte", json_real(event->valid_bits_per_byte));
         if (event->valid_accuracy >= 0) json_object_set_new(object, "valid_accuracy", json_real(event->valid_accuracy));

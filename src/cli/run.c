@@ -3,11 +3,8 @@
 
 #include "cli/progress.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
-
-static json_t *number_or_null(double value) { return isfinite(value) && value >= 0 ? json_real(value) : json_null(); }
 
 static int show_result(plx_cli *cli, const plx_recipe *recipe, const plx_run_result *result)
 {
@@ -17,10 +14,10 @@ static int show_result(plx_cli *cli, const plx_recipe *recipe, const plx_run_res
                                        "out", plx_recipe_out(recipe), "step", (json_int_t)result->step, "tokens",
                                        (json_int_t)result->tokens, "parameters", (json_int_t)result->parameters,
                                        "flops_per_token", result->flops_per_token, "tokens_per_second",
-                                       result->tokens_per_second, "train_loss", number_or_null(result->train_loss),
-                                       "valid_loss", number_or_null(result->valid_loss), "valid_bits_per_byte",
-                                       number_or_null(result->valid_bits_per_byte), "valid_accuracy",
-                                       number_or_null(result->valid_accuracy)));
+                                       result->tokens_per_second, "train_loss", cli_json_number(result->train_loss),
+                                       "valid_loss", cli_json_number(result->valid_loss), "valid_bits_per_byte",
+                                       cli_json_number(result->valid_bits_per_byte), "valid_accuracy",
+                                       cli_json_number(result->valid_accuracy)));
     }
     if (cli->quiet) return cli_finish(cli);
     cli_print(cli, "done: step %zu, %s tokens, training loss %.4f", result->step,

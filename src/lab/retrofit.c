@@ -259,13 +259,16 @@ plx_status plx_retrofit_probe(plx_model *model, int32_t **tokens, size_t *count)
     return status;
 }
 
-static void measure(const double *a, const double *b, const int32_t *tokens, size_t count, size_t vocab,
+/* False where a logit is no number. */
+static bool measure(const double *a, const double *b, const int32_t *tokens, size_t count, size_t vocab,
                     plx_difference *difference)
 {
     double least = INFINITY, most = -INFINITY, loss[2] = {0, 0};
+    bool finite = true;
     for (size_t t = 0; t < count; t++) {
         double top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
         for (size_t i = t * vocab; i < (t + 1) * vocab; i++) {
+            finite = finite && isfinite(a[i]) && isfinite(b[i]);
             difference->largest_change = fmax(difference->largest_change, fabs(a[i] - b[i]));
             least = fmin(least, a[i]);
             most = fmax(most, a[i]);
@@ -284,6 +287,7 @@ static void measure(const double *a, const double *b, const int32_t *tokens, siz
     difference->range = most - least;
     difference->loss[0] = count > 1 ? loss[0] / (double)(count - 1) : 0;
     difference->loss[1] = count > 1 ? loss[1] / (double)(count - 1) : 0;
+    return finite;
 }
 
 plx_status plx_model_difference(plx_model *a, plx_model *b, const int32_t *tokens, size_t count,
@@ -305,7 +309,9 @@ plx_status plx_model_difference(plx_model *a, plx_model *b, const int32_t *token
     if (status == PLX_OK) status = plx_model_logits(a, &batch, first);
     plx_progress(context, "comparing with the old model", 1, 2);
     if (status == PLX_OK) status = plx_model_logits(b, &batch, second);
-    if (status == PLX_OK) measure(first, second, tokens, count, vocab, difference);
+    if (status == PLX_OK && !measure(first, second, tokens, count, vocab, difference))
+        status = plx_fail(context, PLX_ERROR_NUMERIC,
+                          "the model's logits are not finite: its weights are damaged or diverged");
     plx_free(context, first);
     plx_free(context, second);
     return status;

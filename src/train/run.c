@@ -136,6 +136,11 @@ static plx_status evaluate(plx_training *run)
         plx_progress(run->context, "evaluating", (double)(first + count), (double)rows);
     }
     if (!(score.weight > 0)) return PLX_OK;
+    if (!isfinite(score.loss_sum)) {
+        return plx_fail(run->context, PLX_ERROR_NUMERIC,
+                        "step %zu: the validation loss is not finite: the model has diverged; lower the learning rate",
+                        run->trainer->step);
+    }
     plx_run_event event = plx_training_event(run, PLX_RUN_EVALUATED);
     event.valid_loss = score.loss_sum / score.weight;
     event.valid_bits_per_byte = bytes > 0 ? score.loss_sum / M_LN2 / (double)bytes : -1;
@@ -202,7 +207,6 @@ static plx_status loop(plx_training *run)
     while (status == PLX_OK && run->trainer->step < recipe->options.steps) {
         plx_step_report report;
         status = train_step(run, &report);
-        if (status == PLX_ERROR_NUMERIC) return stopped(run, status);
         if (status != PLX_OK) break;
         if (is_due(run, recipe->log_every)) log_step(run, &report);
         status = look(run);
@@ -211,6 +215,7 @@ static plx_status loop(plx_training *run)
             if (status == PLX_OK) status = plx_check_cancel(run->context);
         }
     }
+    if (status == PLX_ERROR_NUMERIC) return stopped(run, status);
     if (status != PLX_OK && status != PLX_CANCELLED) return status;
     plx_status saved = plx_training_save(run);
     if (saved != PLX_OK) return run->saved == 0 ? saved : stopped(run, saved);
@@ -237,17 +242,19 @@ static plx_status make_trainer(plx_training *run, bool saved)
                               &run->trainer);
 }
 
-static void tell_start(plx_training *run)
+static plx_status tell_start(plx_training *run)
 {
-    char text[256];
-    if (run->options->event == NULL) return;
+    if (run->options->event == NULL) return PLX_OK;
     plx_run_event event = plx_training_event(run, PLX_RUN_STARTED);
-    snprintf(text, sizeof text, "%zu parameters, %zu rows of %zu tokens a step, %s step %zu of %zu, in %s",
-             run->result->parameters, run->recipe->batch_size * run->recipe->accumulate,
-             run->recipe->data.sequence_length,
-             run->first > 0 ? "going on after" : "from", run->first, event.steps, run->recipe->out);
+    char *text = plx_format(run->context, "%zu parameters, %zu rows of %zu tokens a step, %s step %zu of %zu, in %s",
+                            run->result->parameters, run->recipe->batch_size * run->recipe->accumulate,
+                            run->recipe->data.sequence_length, run->first > 0 ? "going on after" : "from", run->first,
+                            event.steps, run->recipe->out);
+    if (text == NULL) return PLX_ERROR_MEMORY;
     event.text = text;
     plx_training_tell(run, &event);
+    plx_free(run->context, text);
+    return PLX_OK;
 }
 
 /* train.epochs in steps. */
@@ -331,8 +338,7 @@ static plx_status begin(plx_training *run)
     PLX_TRY(plx_recipe_write(recipe));
     run->begun = true;
     PLX_TRY(plx_logs_open(context, recipe->out, latest, &run->logs));
-    tell_start(run);
-    return PLX_OK;
+    return tell_start(run);
 }
 
 plx_status plx_recipe_train(plx_recipe *recipe, const plx_run_options *options, plx_run_result *result)

@@ -110,6 +110,14 @@ expect "a warm-up that is longer than the run: to what the rate rises" 0 \
     "$plexus" train good.yaml --set train.warmup_steps=12 --set out=warm
 expect "as long as the run: it is reached" 0 '^done' "$plexus" train good.yaml --set train.warmup_steps=6 --set out=warm6
 check "and nothing said" bash -c '! grep -q warning "$0"' "$work/.err"
+explode=(--set train.steps=1 --set train.lr=1e6 --set train.weight_decay=1e6 --set train.warmup_steps=0 --set train.schedule=constant)
+expect "a run whose weights overflow in its last step" 1 'step 1: the validation loss is not finite.*no checkpoint has been saved' \
+    "$plexus" train good.yaml "${explode[@]}" --set out=exploded
+check "does not leave them as its model" test ! -e exploded/latest
+for out in "$(printf 'é%.0s' {1..110})" "a$(printf 'é%.0s' {1..110})"; do
+    expect "a long name in no ASCII, in the first line of JSON" 0 "\"event\":\"started\".*in $out\"" \
+        "$plexus" train good.yaml --json --set train.steps=1 --set train.warmup_steps=0 --set "out=$out"
+done
 expect "plan: a key set of what is no recipe" 2 '--set changes recipes' "$plexus" plan bytes --set train.steps=3
 expect "plan: rows of a recipe" 2 'train.batch_size=N' "$plexus" plan bytes.yaml --rows 3
 
@@ -133,6 +141,10 @@ damage ': >model.safetensors'
 expect "an empty checkpoint" 1 'model\.safetensors' "$plexus" eval damaged --text text.txt
 damage 'head -c 3000 /dev/urandom >model.safetensors'
 expect "a checkpoint of noise" 1 'model\.safetensors' "$plexus" eval damaged --text text.txt
+damage 'truncate -s -400 model.safetensors; head -c 400 /dev/zero | tr "\0" "\377" >>model.safetensors'
+expect "weights that are no numbers: scoring" 1 'not finite: the model.s weights are damaged' "$plexus" eval damaged --text text.txt
+expect "and retrofitting" 1 'not finite: its weights are damaged' "$plexus" retrofit damaged --layers 0:nexus --out nan-nexus
+check "which writes nothing" test ! -e nan-nexus
 damage 'rm model.safetensors; mkfifo model.safetensors'
 expect "a pipe for a checkpoint: nobody waits" 1 'model\.safetensors. is a pipe' timeout 5 "$plexus" eval damaged --text text.txt
 damage 'rm config.json; mkfifo config.json'
