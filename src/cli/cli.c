@@ -236,14 +236,47 @@ const char *cli_bytes_text(double bytes, char buffer[32])
     return scaled(bytes, 1000, units, buffer);
 }
 
+/* A word as the shell takes it back. */
+static void put_word(FILE *out, const char *word)
+{
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=.,:/@%";
+    if (word[0] != '\0' && word[strspn(word, plain)] == '\0') {
+        fputs(word, out);
+        return;
+    }
+    fputc('\'', out);
+    for (; *word != '\0'; word++) {
+        if (*word == '\'') fputs("'\\''", out);
+        else fputc(*word, out);
+    }
+    fputc('\'', out);
+}
+
+/* --resume stands first: behind a "--" it would be no option. */
+static void put_command(FILE *out, const char *command, bool add_resume, int argc, char **argv)
+{
+    fprintf(out, "plexus %s%s", command, add_resume ? " --resume" : "");
+    for (int i = 0; i < argc; i++) {
+        fputc(' ', out);
+        put_word(out, argv[i]);
+    }
+}
+
 char *cli_command_text(const char *command, int argc, char **argv)
 {
     size_t bytes;
     char *text = NULL;
     FILE *out = open_memstream(&text, &bytes);
     if (out == NULL) return NULL;
-    fprintf(out, "plexus %s", command);
-    for (int i = 0; i < argc; i++) fprintf(out, strchr(argv[i], ' ') != NULL ? " '%s'" : " %s", argv[i]);
+    put_command(out, command, false, argc, argv);
     fclose(out);
     return text;
+}
+
+void cli_say_how_to_go_on(const plx_cli *cli, const char *command, bool resumed, int argc, char **argv)
+{
+    if (cli->quiet) return;
+    fputs("to go on: ", stderr);
+    put_command(stderr, command, !resumed, argc, argv);
+    fputs("\n", stderr);
 }

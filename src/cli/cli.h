@@ -127,8 +127,11 @@ int cli_state_form(const char *command, const char *name, plx_state_form *form);
 #define CLI_STATE_OPTION(name) \
     {"state", CLI_TEXT, &(name), "FORM", "keys and values of earlier tokens as f32, f16 or q8 (f32)", 0, 0}
 
-/* "plexus COMMAND ..." as typed, for reports; freed with free, NULL when memory is short. */
+/* "plexus COMMAND ..." so that a shell takes it back, for reports; freed with free, NULL when memory is short. */
 char *cli_command_text(const char *command, int argc, char **argv);
+/* After an interruption: the command with --resume, which `resumed` says is among the arguments already. Nothing when
+ * quiet. */
+void cli_say_how_to_go_on(const plx_cli *cli, const char *command, bool resumed, int argc, char **argv);
 
 /* Whether SIGINT or SIGTERM came. The context's cancel callback asks this (and whether stdout is gone). A second one
  * kills. */

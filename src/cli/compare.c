@@ -141,14 +141,16 @@ static int print_json(plx_cli *cli, const plx_comparison *comparison, const char
     int result = 0;
     for (size_t i = 0; i < comparison->run_count && result == 0; i++) {
         const plx_compare_run *run = &comparison->runs[i];
-        result =
-            cli_json(cli, json_pack("{s:s, s:I, s:f, s:I, s:I, s:f, s:f, s:o, s:o, s:o}", "recipe",
-                                    recipes[run->recipe], "seed", (json_int_t)run->seed, "lr", run->lr, "steps",
-                                    (json_int_t)run->steps, "parameters", (json_int_t)run->result.parameters,
-                                    "flops_per_token", run->result.flops_per_token, "tokens_per_second",
-                                    run->result.tokens_per_second, "valid_loss", cli_json_number(run->result.valid_loss),
-                                    "valid_bits_per_byte", cli_json_number(run->result.valid_bits_per_byte), "accuracy",
-                                    cli_json_number(run->result.valid_accuracy)));
+        const char *recipe = recipes[run->recipe];
+        result = cli_json(
+            cli, json_pack("{s:o, s:I, s:f, s:I, s:I, s:f, s:o, s:o, s:o, s:o}", "recipe",
+                           cli_json_text(recipe, strlen(recipe)), "seed", (json_int_t)run->seed, "lr", run->lr,
+                           "steps", (json_int_t)run->steps, "parameters", (json_int_t)run->result.parameters,
+                           "flops_per_token", run->result.flops_per_token,
+                           "tokens_per_second", cli_json_number(run->result.tokens_per_second),
+                           "valid_loss", cli_json_number(run->result.valid_loss),
+                           "valid_bits_per_byte", cli_json_number(run->result.valid_bits_per_byte),
+                           "accuracy", cli_json_number(run->result.valid_accuracy)));
     }
     return result;
 }
@@ -176,8 +178,8 @@ int cli_compare(plx_cli *cli, int argc, char **argv)
     if (strcmp(equal, "tokens") != 0 && strcmp(equal, "flops") != 0)
         result = cli_usage_error("compare", "compare: --equal is tokens or flops, not %s", equal);
     if (lr_list != NULL && (lr_count = read_lrs(lr_list, lrs)) < 0)
-        result = cli_usage_error("compare", "compare: --lr takes up to %d numbers above 0 separated by commas, not %s", LRS_MOST,
-                                 lr_list);
+        result = cli_usage_error("compare", "compare: --lr takes up to %d numbers above 0 separated by commas, not %s",
+                                 LRS_MOST, lr_list);
     if (result != CLI_GO_ON) {
         cli_texts_free(&sets);
         return result;
@@ -210,8 +212,7 @@ int cli_compare(plx_cli *cli, int argc, char **argv)
                                   command != NULL ? command : "plexus compare");
     if (status != PLX_OK) {
         result = cli_fail(cli, status);
-        if (status == PLX_CANCELLED)
-            fprintf(stderr, "go on with: %s --resume\n", command != NULL ? command : "plexus compare ...");
+        if (status == PLX_CANCELLED && cli_interrupted()) cli_say_how_to_go_on(cli, "compare", resume, argc, argv);
     } else if (cli->json) {
         result = print_json(cli, comparison, cli->arguments);
     } else {

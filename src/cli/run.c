@@ -83,7 +83,7 @@ int cli_run_recipe(plx_cli *cli, plx_recipe *recipe, bool resume, bool profile, 
     plx_run_options options = {.resume = resume, .profile = profile, .event = cli_run_view_event, .user = &view};
     plx_status status = plx_recipe_train(recipe, &options, &result);
     cli_run_view_end(&view);
-    if (interrupted != NULL) *interrupted = status == PLX_CANCELLED && cli_interrupted();
+    *interrupted = status == PLX_CANCELLED && cli_interrupted();
     if (status != PLX_OK) return cli_fail(cli, status);
     if (profile) show_profile(cli, &result);
     return show_result(cli, recipe, &result);

@@ -4,8 +4,8 @@
 
 #include "cli/cli.h"
 
-/* Trains it with progress on the terminal and shows the result; returns the exit status. *interrupted (may be NULL):
- * the user stopped it, and it can go on. */
+/* Trains it with progress on the terminal and shows the result; returns the exit status. *interrupted: the user
+ * stopped it, and it can go on. */
 int cli_run_recipe(plx_cli *cli, plx_recipe *recipe, bool resume, bool profile, bool *interrupted);
 
 #endif

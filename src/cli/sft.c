@@ -88,7 +88,7 @@ static char *recipe_of(const char *model, const choices *made)
     return text;
 }
 
-static int run(plx_cli *cli, choices *made)
+static int run(plx_cli *cli, choices *made, bool *interrupted)
 {
     plx_recipe *recipe = NULL;
     char *text = recipe_of(cli->arguments[0], made);
@@ -97,7 +97,7 @@ static int run(plx_cli *cli, choices *made)
         plx_recipe_parse(cli->context, "plexus sft", text, made->overrides.items, made->overrides.count, &recipe);
     free(text);
     int result =
-        status != PLX_OK ? cli_fail(cli, status) : cli_run_recipe(cli, recipe, made->resume, made->profile, NULL);
+        status != PLX_OK ? cli_fail(cli, status) : cli_run_recipe(cli, recipe, made->resume, made->profile, interrupted);
     plx_recipe_free(recipe);
     return result;
 }
@@ -133,6 +133,7 @@ int cli_sft(plx_cli *cli, int argc, char **argv)
         {"profile", CLI_FLAG, &made.profile, NULL, "show at the end what each operation took", 0, 0},
         {0},
     };
+    bool interrupted = false;
     int result = cli_parse(cli, "sft", options, 1, 1, argc, argv);
     if (result == CLI_GO_ON && made.data.count == 0)
         result = cli_usage_error("sft", "sft: --data FILE is missing");
@@ -145,7 +146,8 @@ int cli_sft(plx_cli *cli, int argc, char **argv)
     else if (result == CLI_GO_ON && no_text(argc, argv) != NULL)
         result = cli_usage_error("sft", "sft: '%s' is not UTF-8, as a recipe must be", no_text(argc, argv));
     else if (result == CLI_GO_ON)
-        result = run(cli, &made);
+        result = run(cli, &made, &interrupted);
+    if (interrupted) cli_say_how_to_go_on(cli, "sft", made.resume, argc, argv);
     cli_texts_free(&made.data);
     cli_texts_free(&made.valid);
     cli_texts_free(&made.overrides);

@@ -4,6 +4,9 @@
 # expect NAME STATUS PATTERN COMMAND...    it must end with STATUS and say PATTERN (extended regular expression) on
 #                                          stdout or stderr (anything, if it is empty); an error must be a single line that begins with "plexus: "
 # recipe FILE [SED-EXPRESSION]...          writes a recipe of a tiny model, changed by the expressions
+# interrupt RUN COMMAND...                 Ctrl-C after the third step that RUN/metrics.jsonl tells of; the status is the
+#                                          command's, its errors are in the file err
+# words_to_go_on                           a line for each word behind "plexus COMMAND" of the command in err that goes on
 set -u
 plexus=${PLEXUS:?the program to test}
 work=$(mktemp -d) || exit 1
@@ -38,6 +41,25 @@ expect() {
         sed 's/^/    /' "$work/.out" "$work/.err" | head -20
     fi
 }
+
+interrupt() {
+    local run=$1 waited=0 child status
+    shift
+    set -m # so that the child is not started with SIGINT ignored
+    "$@" >/dev/null 2>err &
+    child=$!
+    set +m
+    while ! grep -q '"step":3,"tokens"' "$run/metrics.jsonl" 2>/dev/null && [ $waited -lt 600 ]; do
+        sleep 0.02
+        waited=$((waited + 1))
+    done
+    kill -INT $child
+    wait $child
+    status=$?
+    return $status
+}
+
+words_to_go_on() { eval "printf '%s\n' $(sed -n 's/^to go on: plexus [a-z]* //p' err)"; }
 
 skip() { echo "# skipped: $1"; }
 

@@ -87,3 +87,9 @@ expect "going on when the model that it began with has gone on" 0 'done: step 2'
     "$0" sft bpe-run --data talk.jsonl --out from-bpe --steps 2 --chat-template plain --resume' "$plexus"
 expect "its own are" 0 'done: step 1' "$plexus" sft bpe-run --data talk.jsonl --out own --steps 1 --chat-template plain \
     --set data.tokenizer=bpe
+
+# ---- stopped ----
+long=("$run" --data talk.jsonl --out stopped --sequence-length 64 --batch-size 2 --steps 1000000 --system "it's")
+interrupt stopped "$plexus" sft "${long[@]}"
+check "Ctrl-C: status 130" test $? = 130
+check "and how to go on, word by word" diff <(words_to_go_on) <(printf '%s\n' --resume "${long[@]}")
