@@ -355,8 +355,8 @@ typedef struct plx_session_options {
     size_t slots;      /* 0: 1 */
     size_t capacity;   /* tokens a slot may hold; 0: the model's max_positions */
     size_t chunk;      /* most tokens a row in one step; 0: 64 */
-    size_t rollback;   /* a slot can always be cut back by this many tokens, or to any length while nothing is
-                          dropped; layers with a bounded state keep so many tokens more. 0: 64 */
+    size_t rollback;   /* a slot can always be cut back by this many tokens from the longest that it was, or to any length
+                          while nothing is dropped; layers with a bounded state keep so many tokens more. 0: 64 */
     plx_state_form state;
 } plx_session_options;
 /* options may be NULL. The model must outlive it. ERROR_MEMORY with the sum, before anything large is allocated. */

@@ -456,7 +456,14 @@ static void test_trained(void **state)
     assert_true(first != NULL && second != NULL && count == length && memcmp(first, second, count) == 0);
     free(first);
     free(second);
+    /* a bos_token that begins messages is not what separates documents */
     plx_tokenizer *tokenizer;
+    static const char settings[] = "{\"bos_token\": \"t\"}";
+    test_file("first/tokenizer_config.json", settings, sizeof settings - 1);
+    expect_ok(context, plx_tokenizer_open(context, directory[0], &tokenizer));
+    assert_int_equal(plx_tokenizer_bos(tokenizer), plx_tokenizer_find(tokenizer, "t"));
+    assert_int_equal(plx_tokenizer_separator(tokenizer), 0);
+    plx_tokenizer_free(tokenizer);
     int32_t *tokens;
     static const char sample[] = "the tokens of the text, don't 12 \xC3\xA9\xE4\xB8\xAD";
     expect_ok(context, plx_tokenizer_open(context, directory[0], &tokenizer));

@@ -7,8 +7,6 @@
 #include <time.h>
 #include <unistd.h>
 
-static const double LIVE_PAUSE = 0.1;  /* seconds between two drawings of the live line */
-static const double PLAIN_PAUSE = 10;  /* and between two plain lines */
 static const double RATE_AFTER = 0.5;  /* no time left is told from less */
 enum { BAR_CELLS = 32 };
 
@@ -81,8 +79,8 @@ void cli_live_progress(void *user, const char *what, double done, double total)
     const double now = cli_seconds(), passed = now - work->begun;
     const bool live = cli_live(cli);
     /* What ends soon shows nothing: a work that may be slow from its first piece on says so with done = 0. */
-    if (cli->quiet || (total > 0 && done >= total) || (live ? done > 0 && passed < LIVE_PAUSE : passed < PLAIN_PAUSE)) return;
-    if (now - work->drawn < (live ? LIVE_PAUSE : PLAIN_PAUSE)) return;
+    if (cli->quiet || (total > 0 && done >= total) || (live ? done > 0 && passed < CLI_LIVE_PAUSE : passed < CLI_PLAIN_PAUSE)) return;
+    if (now - work->drawn < (live ? CLI_LIVE_PAUSE : CLI_PLAIN_PAUSE)) return;
     work->drawn = now;
 
     char line[CLI_LINE_BYTES] = "", part[16] = "", left[32], rest[48] = "";

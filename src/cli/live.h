@@ -6,6 +6,8 @@
 #include "cli/cli.h"
 
 enum { CLI_LINE_BYTES = 512 };
+#define CLI_LIVE_PAUSE 0.1 /* seconds between two drawings of the live line, */
+#define CLI_PLAIN_PAUSE 10 /* and between two plain lines */
 
 /* Seconds of a clock that only runs forward. */
 double cli_seconds(void);

@@ -6,8 +6,6 @@
 #include <stdio.h>
 #include <string.h>
 
-static const double LIVE_PAUSE = 0.1;  /* seconds between two drawings of the live line */
-static const double PLAIN_PAUSE = 10;  /* and between two plain lines */
 
 /* The same words live and plain, with a bar before them when live. */
 static void describe_step(const cli_run_view *view, const plx_run_event *event, bool bar, char line[CLI_LINE_BYTES])
@@ -33,11 +31,11 @@ static void show_step(cli_run_view *view, const plx_run_event *event)
     const bool end = event->step == event->steps, first = view->last.step == 0;
     view->last = *event;
     if (view->live) {
-        if (since < LIVE_PAUSE && !end) return;
+        if (since < CLI_LIVE_PAUSE && !end) return;
         describe_step(view, event, true, line);
         cli_live_draw(view->cli, line);
         view->drawn = cli_seconds();
-    } else if (since >= PLAIN_PAUSE || end || first) {
+    } else if (since >= CLI_PLAIN_PAUSE || end || first) {
         describe_step(view, event, false, line);
         cli_print(view->cli, "%s\n", line);
         cli_flush(view->cli);

@@ -113,6 +113,8 @@ plx_status plx_session_create(plx_model *model, const plx_session_options *optio
     plx_context *context = model->context;
     plx_session_options given = options ? *options : (plx_session_options){0};
     *session = NULL;
+    if ((unsigned)given.state > PLX_STATE_Q8)
+        return plx_fail(context, PLX_ERROR_VALUE, "%d is no plx_state_form", (int)given.state);
     plx_session *made = plx_alloc(context, sizeof *made);
     if (!made) return PLX_ERROR_MEMORY;
     made->context = context;

@@ -104,6 +104,8 @@ static plx_status open_outline(plx_context *context, const char *path, const plx
 {
     plx_config config;
     PLX_TRY(plx_source_open(context, path, source));
+    if ((unsigned)options->weights > PLX_WEIGHTS_BF16)
+        return plx_fail(context, PLX_ERROR_VALUE, "%d is no plx_weights", (int)options->weights);
     PLX_TRY(plx_config_parse(context, source->config, &config));
     PLX_TRY(plx_model_outline(context, &config, options->type, model));
     PLX_TRY(plx_source_open_tensors(source));

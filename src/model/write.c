@@ -247,6 +247,8 @@ plx_status plx_model_save_as(plx_model *model, const char *directory, const plx_
     if (layout->family != NULL && family == NULL)
         return plx_fail(model->context, PLX_ERROR_VALUE, "there is no family '%.40s'; there are %s", layout->family,
                         plx_family_list(names, sizeof names, false));
+    if (layout->convert && (unsigned)layout->type > PLX_F16)
+        return plx_fail(model->context, PLX_ERROR_VALUE, "%d is no plx_type", (int)layout->type);
     if (family != NULL && model->config.adapter.rank > 0)
         return plx_fail(model->context, PLX_ERROR_UNSUPPORTED,
                         "the family %s cannot say adapter: merge it into the weights, or write it alone (plexus convert "
