@@ -52,6 +52,13 @@ static const char *metric_text(double mean, double spread, size_t runs, char buf
     return buffer;
 }
 
+static const char *rate_text(double rate, char buffer[32])
+{
+    if (rate < 0) snprintf(buffer, 32, "-");
+    else snprintf(buffer, 32, "%.0f", rate);
+    return buffer;
+}
+
 static void print_group(plx_cli *cli, const plx_comparison *comparison, size_t group)
 {
     const plx_compare_group *about = &comparison->groups[group];
@@ -64,10 +71,10 @@ static void print_group(plx_cli *cli, const plx_comparison *comparison, size_t g
               "tokens/s", "lr", "steps", "valid loss", about->task ? "accuracy" : "bits per byte");
     for (size_t i = 0; i < comparison->row_count; i++) {
         const plx_compare_row *row = &comparison->rows[i];
-        char flops[32], loss[48], last[48];
+        char flops[32], rate[32], loss[48], last[48];
         if (row->group != group) continue;
-        cli_print(cli, "%-*s  %10zu  %11s  %8.0f  %7g  %6zu  %16s  %16s\n", width, row->name, row->parameters,
-                  cli_count_text(row->flops_per_token, flops), row->tokens_per_second, row->lr, row->steps,
+        cli_print(cli, "%-*s  %10zu  %11s  %8s  %7g  %6zu  %16s  %16s\n", width, row->name, row->parameters,
+                  cli_count_text(row->flops_per_token, flops), rate_text(row->tokens_per_second, rate), row->lr, row->steps,
                   metric_text(row->loss, row->loss_spread, row->runs, loss),
                   about->task ? metric_text(row->accuracy, row->accuracy_spread, row->runs, last)
                               : metric_text(row->bits, row->bits_spread, row->runs, last));

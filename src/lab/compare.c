@@ -184,13 +184,23 @@ static double metric_bits(const plx_run_result *result) { return result->valid_b
 static double metric_accuracy(const plx_run_result *result) { return result->valid_accuracy; }
 static double metric_speed(const plx_run_result *result) { return result->tokens_per_second; }
 
+/* Over the runs of which the number is known, which are those that have it at 0 or above; -1 where there are none. */
 static double mean_of(const plx_compare_run *runs, size_t count, metric value, double *spread)
 {
     double sum = 0, squares = 0;
-    for (size_t i = 0; i < count; i++) sum += value(&runs[i].result);
-    double mean = sum / (double)count;
-    for (size_t i = 0; i < count; i++) squares += (value(&runs[i].result) - mean) * (value(&runs[i].result) - mean);
-    if (spread != NULL) *spread = count > 1 ? sqrt(squares / (double)(count - 1)) : 0;
+    size_t known = 0;
+    for (size_t i = 0; i < count; i++) {
+        double one = value(&runs[i].result);
+        if (!(one >= 0)) continue;
+        sum += one;
+        known++;
+    }
+    double mean = known > 0 ? sum / (double)known : -1;
+    for (size_t i = 0; i < count; i++) {
+        double one = value(&runs[i].result);
+        if (one >= 0) squares += (one - mean) * (one - mean);
+    }
+    if (spread != NULL) *spread = known > 1 ? sqrt(squares / (double)(known - 1)) : 0;
     return mean;
 }
 

@@ -39,8 +39,8 @@ typedef struct plx_compare_run {
     plx_run_result result;
 } plx_compare_run;
 
-/* A row of the table: one recipe at its best learning rate. Means are over seeds, spreads are sample standard
- * deviations (0 for one seed). */
+/* A row of the table: one recipe at its best learning rate. Means are over the seeds where the number is known, spreads
+ * are sample standard deviations (0 for one seed); < 0 where a number does not apply or none is known. */
 typedef struct plx_compare_row {
     size_t recipe, group;
     const char *name;               /* the recipe's file name without its ending */
@@ -48,7 +48,7 @@ typedef struct plx_compare_row {
     size_t runs, first_run;         /* those runs: indices first_run, + 1, ... */
     size_t parameters, steps;
     double flops_per_token, tokens_per_second;
-    double loss, loss_spread, bits, bits_spread, accuracy, accuracy_spread; /* < 0 where they do not apply */
+    double loss, loss_spread, bits, bits_spread, accuracy, accuracy_spread;
 } plx_compare_row;
 
 typedef struct plx_compare_group {

@@ -29,7 +29,7 @@ static void put_table(FILE *out, const plx_comparison *comparison, size_t group)
     for (size_t i = 0; i < comparison->row_count; i++) {
         const plx_compare_row *row = &comparison->rows[i];
         if (row->group != group) continue;
-        if (task ? row->accuracy > best : row->bits < best) best = task ? row->accuracy : row->bits;
+        if (task ? row->accuracy > best : row->bits >= 0 && row->bits < best) best = task ? row->accuracy : row->bits;
     }
     fputs("<table><tr><th>model</th><th>parameters</th><th>flops a "
           "token</th><th>tokens/s</th><th>lr</th><th>steps</th><th>validation loss</th>",
@@ -40,8 +40,10 @@ static void put_table(FILE *out, const plx_comparison *comparison, size_t group)
         if (row->group != group) continue;
         fputs("<tr><td>", out);
         plx_html_text(out, row->name);
-        fprintf(out, "</td><td>%zu</td><td>%.3g M</td><td>%.0f</td><td>%g</td><td>%zu</td>", row->parameters,
-                row->flops_per_token / 1e6, row->tokens_per_second, row->lr, row->steps);
+        fprintf(out, "</td><td>%zu</td><td>%.3g M</td>", row->parameters, row->flops_per_token / 1e6);
+        if (row->tokens_per_second < 0) fputs("<td>&ndash;</td>", out);
+        else fprintf(out, "<td>%.0f</td>", row->tokens_per_second);
+        fprintf(out, "<td>%g</td><td>%zu</td>", row->lr, row->steps);
         put_metric(out, row->loss, row->loss_spread, row->runs, false);
         if (task) put_metric(out, row->accuracy, row->accuracy_spread, row->runs, row->accuracy == best);
         else put_metric(out, row->bits, row->bits_spread, row->runs, row->bits == best);

@@ -348,7 +348,8 @@ plx_status plx_recipe_train(plx_recipe *recipe, const plx_run_options *options, 
                     .result = result, .lock = -1};
     plx_run_result ignored;
     if (result == NULL) run.result = &ignored;
-    *run.result = (plx_run_result){.valid_loss = -1, .valid_bits_per_byte = -1, .valid_accuracy = -1};
+    *run.result = (plx_run_result){
+        .tokens_per_second = -1, .valid_loss = -1, .valid_bits_per_byte = -1, .valid_accuracy = -1};
 
     plx_status status = begin(&run);
     if (status == PLX_OK) status = loop(&run);

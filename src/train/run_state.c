@@ -28,12 +28,13 @@ static json_t *run_state(const plx_training *run)
 {
     const plx_run_result *result = run->result;
     double seconds = run->seconds_before + plx_seconds() - run->began;
-    return json_pack("{s:o, s:I, s:I, s:f, s:I, s:I, s:o, s:o, s:o, s:o}", "recipe", identity(run->recipe), "data_size",
+    return json_pack("{s:o, s:I, s:I, s:f, s:I, s:I, s:o, s:o, s:o, s:o, s:o}", "recipe", identity(run->recipe), "data_size",
                      (json_int_t)plx_data_size(run->data), "tokens", (json_int_t)result->tokens, "seconds", seconds,
                      "evaluated", (json_int_t)run->evaluated, "sampled", (json_int_t)run->sampled, "train_loss",
                      number_or_null(result->train_loss), "valid_loss", number_or_null(result->valid_loss),
                      "valid_bits_per_byte", number_or_null(result->valid_bits_per_byte), "valid_accuracy",
-                     number_or_null(result->valid_accuracy));
+                     number_or_null(result->valid_accuracy), "tokens_per_second",
+                     number_or_null(result->tokens_per_second));
 }
 
 static double real_of(const json_t *state, const char *key)
@@ -130,6 +131,8 @@ plx_status plx_training_restore(plx_training *run, size_t step)
         result->valid_loss = real_of(state, "valid_loss");
         result->valid_bits_per_byte = real_of(state, "valid_bits_per_byte");
         result->valid_accuracy = real_of(state, "valid_accuracy");
+        const double rate = real_of(state, "tokens_per_second");
+        result->tokens_per_second = rate >= 0 ? rate : -1; /* written before Plexus kept it */
     }
     json_decref(state);
     plx_free(run->context, directory);

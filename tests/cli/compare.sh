@@ -16,3 +16,11 @@ interrupt stopped/a-lr0.01-seed0 "$plexus" compare a.yaml --out stopped --sample
 check "Ctrl-C: status 130" test $? = 130
 check "and how to go on, word by word" \
     diff <(words_to_go_on) <(printf '%s\n' --resume a.yaml --out stopped --sample "it's" --set train.steps=1000000)
+
+# ---- going on with finished runs, and with one that had hardly begun ----
+expect "a finished run has the rate that it ran at" 0 '"tokens_per_second":[1-9]' "$plexus" compare a.yaml --out json --resume --json
+sed -i 's/"tokens_per_second"/"was"/' json/a-lr0.01-seed0/checkpoints/*/trainer.json
+expect "null where it is not known" 0 '"tokens_per_second":null' "$plexus" compare a.yaml --out json --resume --json
+expect "a dash in the table" 0 '^a +[0-9]+ +[0-9.]+ k +-  ' "$plexus" compare a.yaml --out json --resume
+check "and in the report" grep -q '<td>&ndash;</td><td>0.01</td>' json/report.html
+expect "which is no part of a mean" 0 '^a +[0-9]+ +[0-9.]+ k +[1-9][0-9]*  ' "$plexus" compare a.yaml --out json --resume --seeds 2
