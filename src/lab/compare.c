@@ -1,7 +1,9 @@
 /* compare.c - see compare.h */
 #include "lab/compare.h"
 
+#include "data/section.h"
 #include "io/files.h"
+#include "train/rundir.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -10,7 +12,8 @@
 
 /* What a comparison knows of a recipe before anything runs. */
 typedef struct subject {
-    size_t group, steps, tokens_per_step;
+    size_t group, steps, batch_size, accumulate, tokens_per_step;
+    bool epochs;    /* its steps were given as epochs */
     uint64_t seed;
     double lr, flops_per_token;
     char *data;     /* the data section as text */
@@ -65,6 +68,65 @@ static plx_status data_text(plx_context *context, const plx_recipe *recipe, char
     return plx_fail(context, PLX_ERROR_MEMORY, "no memory left to compare data sections");
 }
 
+/* The directory of one run, freed with plx_free; NULL when memory is short. */
+static char *directory_of(const plx_comparison *comparison, const plx_compare_options *options, size_t recipe, double lr,
+                          uint64_t seed)
+{
+    return plx_format(comparison->context, "%s/%s-lr%g-seed%llu", options->out, comparison->names[recipe], lr,
+                      (unsigned long long)seed);
+}
+
+/* train.epochs in steps, by data whose tokens are made where the recipe's first run looks for them. */
+static plx_status resolve_epochs(const plx_comparison *comparison, const plx_compare_options *options, size_t index,
+                                 plx_recipe *recipe)
+{
+    plx_context *context = comparison->context;
+    plx_data *data = NULL;
+    const double lr = options->lr_count > 0 ? options->lrs[0] : recipe->options.lr;
+    char *run = directory_of(comparison, options, index, lr, recipe->seed);
+    char *cache = run != NULL ? plx_format(context, "%s/data", run) : NULL;
+    plx_status status =
+        cache != NULL ? plx_data_open(context, plx_recipe_section(recipe, "data"), recipe->seed, cache, &data)
+                      : plx_context_error(context)->code;
+    if (status == PLX_OK) status = plx_recipe_count_epochs(recipe, data);
+    plx_data_free(data);
+    plx_free(context, cache);
+    plx_free(context, run);
+    return status;
+}
+
+static plx_status nothing_to_choose_by(const plx_comparison *comparison, const char *path)
+{
+    return plx_fail(comparison->context, PLX_ERROR_VALUE,
+                    "%s: nothing is held out to choose one of several learning rates by: set data.valid or "
+                    "data.valid_fraction, or try one rate",
+                    path);
+}
+
+/* Whether rows are held out, as far as the data section says. */
+static plx_status check_held_out(const plx_comparison *comparison, const plx_recipe *recipe)
+{
+    plx_data_section section;
+    plx_status status = plx_data_section_read(comparison->context, plx_recipe_section(recipe, "data"), &section);
+    bool held_out = section.task != NULL ? section.valid_rows > 0 : section.valid_count > 0 || section.valid_fraction > 0;
+    plx_data_section_release(&section);
+    return status == PLX_OK && !held_out ? nothing_to_choose_by(comparison, recipe->path) : status;
+}
+
+static plx_status check_rates(plx_context *context, const plx_compare_options *options)
+{
+    for (size_t i = 0; i < options->lr_count; i++)
+        for (size_t j = 0; j < i; j++) {
+            char one[32], other[32];
+            snprintf(one, sizeof one, "%g", options->lrs[i]);
+            snprintf(other, sizeof other, "%g", options->lrs[j]);
+            if (strcmp(one, other) == 0)
+                return plx_fail(context, PLX_ERROR_VALUE,
+                                "two learning rates are %s: give each once, since their runs share a directory's name", one);
+        }
+    return PLX_OK;
+}
+
 static plx_status inspect(plx_comparison *comparison, const plx_compare_options *options, subject *subjects,
                           size_t index)
 {
@@ -74,6 +136,11 @@ static plx_status inspect(plx_comparison *comparison, const plx_compare_options 
     subject *one = &subjects[index];
     PLX_TRY(load(context, options, index, NULL, 0, &recipe));
     plx_status status = plx_plan_recipe(recipe, &plan);
+    if (status == PLX_OK && options->lr_count > 1) status = check_held_out(comparison, recipe);
+    if (status == PLX_OK && recipe->epochs > 0) status = resolve_epochs(comparison, options, index, recipe);
+    one->epochs = recipe->epochs > 0;
+    one->batch_size = recipe->batch_size;
+    one->accumulate = recipe->accumulate;
     one->steps = recipe->options.steps;
     one->lr = recipe->options.lr;
     one->seed = recipe->seed;
@@ -97,6 +164,28 @@ static plx_status inspect(plx_comparison *comparison, const plx_compare_options 
     return status;
 }
 
+/* Says what makes recipes of a group train on as many tokens as its first. What --set gives is for all recipes, so that
+ * their batches must be alike too. */
+static plx_status unequal_tokens(plx_comparison *comparison, const plx_compare_options *options, const subject *subjects,
+                                 size_t first, size_t other)
+{
+    const subject *lead = &subjects[first], *one = &subjects[other];
+    char batch[128] = "";
+    bool alike = true, epochs = false;
+    for (size_t i = 0; i < options->recipe_count; i++) {
+        if (subjects[i].group == lead->group) alike = alike && subjects[i].tokens_per_step == lead->tokens_per_step;
+        epochs = epochs || subjects[i].epochs;
+    }
+    if (!alike)
+        snprintf(batch, sizeof batch, " --set train.batch_size=%zu --set train.accumulate=%zu", lead->batch_size,
+                 lead->accumulate);
+    return plx_fail(comparison->context, PLX_ERROR_VALUE,
+                    "%s trains on %zu tokens and %s on %zu: make them equal by%s%s --set train.steps=%zu, or compare by "
+                    "--equal flops",
+                    options->recipes[first], lead->steps * lead->tokens_per_step, options->recipes[other],
+                    one->steps * one->tokens_per_step, epochs ? " --set train.epochs=0" : "", batch, lead->steps);
+}
+
 /* Within a group all runs train on the same number of tokens, or spend the same number of flops. */
 static plx_status settle_steps(plx_comparison *comparison, const plx_compare_options *options, subject *subjects)
 {
@@ -108,12 +197,7 @@ static plx_status settle_steps(plx_comparison *comparison, const plx_compare_opt
         if (options->equal == PLX_EQUAL_FLOPS) tokens *= lead->flops_per_token / subjects[i].flops_per_token;
         double steps = tokens / (double)subjects[i].tokens_per_step;
         if (options->equal == PLX_EQUAL_TOKENS && steps != (double)subjects[i].steps)
-            return plx_fail(comparison->context, PLX_ERROR_VALUE,
-                            "%s trains on %.0f tokens and %s on %.0f: give both the same steps and batch (--set "
-                            "train.steps=%.0f), or compare by "
-                            "--equal flops",
-                            options->recipes[first], tokens, options->recipes[i],
-                            (double)subjects[i].steps * (double)subjects[i].tokens_per_step, ceil(steps));
+            return unequal_tokens(comparison, options, subjects, first, i);
         subjects[i].steps = steps < 1 ? 1 : (size_t)llround(steps);
     }
     return PLX_OK;
@@ -150,27 +234,27 @@ static plx_status train_one(plx_comparison *comparison, const plx_compare_option
     const subject *one = &subjects[run->recipe];
     plx_recipe *recipe = NULL;
     char seed[48], lr[64], steps[64];
-    run->directory = plx_format(context, "%s/%s-lr%g-seed%llu", options->out, comparison->names[run->recipe], run->lr,
-                                (unsigned long long)run->seed);
+    run->directory = directory_of(comparison, options, run->recipe, run->lr, run->seed);
     char *out = run->directory != NULL ? plx_format(context, "out=%s", run->directory) : NULL;
     if (out == NULL) return plx_context_error(context)->code;
     snprintf(seed, sizeof seed, "train.seed=%llu", (unsigned long long)run->seed);
     snprintf(lr, sizeof lr, "train.lr=%.17g", run->lr);
     snprintf(steps, sizeof steps, "train.steps=%zu", one->steps);
-    const char *more[] = {seed, lr, steps, out};
-    plx_status status = load(context, options, run->recipe, more, 4, &recipe);
+    const char *more[] = {seed, lr, "train.epochs=0", steps, out};
+    bool there = false;
+    plx_status status = load(context, options, run->recipe, more, sizeof more / sizeof more[0], &recipe);
+    if (status == PLX_OK) status = plx_rundir_exists(context, run->directory, &there);
     if (status == PLX_OK) {
         char *label = plx_format(context, "%s seed %llu lr %g", comparison->names[run->recipe],
                                  (unsigned long long)run->seed, run->lr);
-        char *metrics = plx_format(context, "%s/metrics.jsonl", run->directory);
-        bool there = metrics != NULL && plx_file_exists(metrics);
         if (options->begin != NULL && label != NULL) options->begin(options->user, index, comparison->run_count, label);
         plx_run_options run_options = {
             .resume = options->resume && there, .event = options->event, .user = options->user};
         status = plx_recipe_train(recipe, &run_options, &run->result);
         plx_free(context, label);
-        plx_free(context, metrics);
     }
+    if (status == PLX_OK && options->lr_count > 1 && !(run->result.valid_loss >= 0))
+        status = nothing_to_choose_by(comparison, recipe->path);
     if (status == PLX_OK && options->sample_prompt != NULL && !recipe->data.task)
         status = write_sample(context, options, run);
     plx_recipe_free(recipe);
@@ -275,6 +359,7 @@ plx_status plx_compare(plx_context *context, const plx_compare_options *options,
     comparison->groups = plx_alloc_array(context, count, sizeof *comparison->groups);
     if (comparison->names == NULL || comparison->rows == NULL || comparison->groups == NULL)
         status = plx_context_error(context)->code;
+    if (status == PLX_OK) status = check_rates(context, options);
     for (size_t i = 0; i < count && status == PLX_OK; i++) {
         comparison->row_count = i + 1;
         comparison->names[i] = name_of(context, options->recipes[i]);

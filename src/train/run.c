@@ -257,14 +257,12 @@ static plx_status tell_start(plx_training *run)
     return PLX_OK;
 }
 
-/* train.epochs in steps. */
-static plx_status count_epochs(plx_training *run)
+plx_status plx_recipe_count_epochs(plx_recipe *recipe, const plx_data *data)
 {
-    plx_recipe *recipe = run->recipe;
-    uint64_t rows = plx_data_train_rows(run->data);
+    uint64_t rows = plx_data_train_rows(data);
     if (recipe->epochs == 0) return PLX_OK;
     if (rows == 0)
-        return plx_fail(run->context, PLX_ERROR_VALUE, "%s: train.epochs: a task has no end: give train.steps",
+        return plx_fail(recipe->context, PLX_ERROR_VALUE, "%s: train.epochs: a task has no end: give train.steps",
                         recipe->path);
     double steps = ceil(recipe->epochs * (double)rows / (double)(recipe->batch_size * recipe->accumulate));
     recipe->options.steps = steps < 1 ? 1 : (size_t)steps;
@@ -299,7 +297,7 @@ static plx_status find_latest(plx_training *run, size_t *latest)
 static plx_status begin(plx_training *run)
 {
     plx_context *context = run->context;
-    const plx_recipe *recipe = run->recipe;
+    plx_recipe *recipe = run->recipe;
     size_t latest = 0;
     bool exists;
     PLX_TRY(plx_rundir_exists(context, recipe->out, &exists));
@@ -321,7 +319,7 @@ static plx_status begin(plx_training *run)
     plx_status status = plx_data_open(context, plx_recipe_section(recipe, "data"), recipe->seed, cache, &run->data);
     plx_free(context, cache);
     PLX_TRY(status);
-    PLX_TRY(count_epochs(run));
+    PLX_TRY(plx_recipe_count_epochs(recipe, run->data));
     if (recipe->sample_every > 0 && recipe->data.tokenizer[0] != '\0') {
         PLX_TRY(plx_tokenizer_open(context, recipe->data.tokenizer, &run->tokenizer));
     }

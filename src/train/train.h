@@ -66,6 +66,8 @@ plx_status plx_recipe_model(const plx_recipe *recipe, bool saved, plx_model **mo
 plx_status plx_recipe_outline(const plx_recipe *recipe, plx_model **model);
 /* A section's node; NULL when it is absent or empty. */
 const plx_node *plx_recipe_section(const plx_recipe *recipe, const char *name);
+/* Resolves train.epochs, where the recipe has it, to options.steps. ERROR_VALUE for data that have no end. */
+plx_status plx_recipe_count_epochs(plx_recipe *recipe, const plx_data *data);
 /* The recipe with every default resolved, itself a recipe that gives the same run; a new reference, NULL when memory is
  * short. */
 json_t *plx_recipe_describe(const plx_recipe *recipe);
