@@ -14,7 +14,8 @@ static int show_result(plx_cli *cli, const plx_recipe *recipe, const plx_run_res
                                        "out", plx_recipe_out(recipe), "step", (json_int_t)result->step, "tokens",
                                        (json_int_t)result->tokens, "parameters", (json_int_t)result->parameters,
                                        "flops_per_token", result->flops_per_token, "tokens_per_second",
-                                       cli_json_number(result->tokens_per_second), "train_loss", cli_json_number(result->train_loss),
+                                       cli_json_number(result->tokens_per_second),
+                                       "train_loss", cli_json_number(result->train_loss),
                                        "valid_loss", cli_json_number(result->valid_loss), "valid_bits_per_byte",
                                        cli_json_number(result->valid_bits_per_byte), "valid_accuracy",
                                        cli_json_number(result->valid_accuracy)));
