@@ -233,6 +233,38 @@ static void recognising(void **state)
     plx_context_free(context);
 }
 
+/* Tokenizers that change a text before they cut it (a space in front, letters in two parts made one) learn the answer all
+ * the same, and nothing else. */
+static void learnt_of_changed_text(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"llama", "neox"};
+    for (size_t n = 0; n < 2; n++) {
+        plx_context *context = test_context(1, NULL, NULL);
+        plx_tokenizer *tokenizer;
+        char path[64], learnt[256] = "";
+        snprintf(path, sizeof path, "tests/golden/tokenizers/%s.json", names[n]);
+        expect_ok(context, plx_tokenizer_open(context, path, &tokenizer));
+        plx_chat chat = plx_chat_make(plx_chat_find("plain"), tokenizer, -1);
+        static const char question[] = "u\xCC\x88u\xCC\x88u\xCC\x88 to be", answer[] = "the road is the same";
+        const plx_chat_message messages[] = {{PLX_CHAT_USER, question, sizeof question - 1},
+                                             {PLX_CHAT_ASSISTANT, answer, sizeof answer - 1},
+                                             {PLX_CHAT_USER, question, sizeof question - 1}};
+        for (size_t i = 0; i < 3; i++) expect_ok(context, plx_chat_add(&chat, &messages[i]));
+        expect_ok(context, plx_chat_flush(&chat));
+        for (size_t i = 0, used = 0; i < chat.encoder.count; i++) {
+            size_t bytes = sizeof learnt - 1 - used;
+            if (!chat.answer[i]) continue;
+            expect_ok(context, plx_tokenizer_decode(tokenizer, chat.encoder.tokens[i], learnt + used, &bytes));
+            used += bytes;
+        }
+        assert_string_equal(learnt, " the road is the same");
+        plx_chat_release(&chat);
+        plx_tokenizer_free(tokenizer);
+        plx_context_free(context);
+    }
+}
+
 /* Templates of 10 MB, each made to be slow where a search begins again at every sign it finds. */
 static void recognising_large(void **state)
 {
@@ -272,6 +304,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(forms),       cmocka_unit_test(records),
                                        cmocka_unit_test(refusals),    cmocka_unit_test(long_and_held_out),
-                                       cmocka_unit_test(recognising), cmocka_unit_test(recognising_large)};
+                                       cmocka_unit_test(recognising), cmocka_unit_test(recognising_large),
+                                       cmocka_unit_test(learnt_of_changed_text)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

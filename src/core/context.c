@@ -156,9 +156,11 @@ plx_status plx_context_choose_kernel(plx_context *context, const char *op_patter
     while (at < context->choice_count && strcmp(context->choices[at].op, op_pattern) != 0) at++;
     if (at == limit)
         return plx_fail(context, PLX_ERROR_VALUE, "at most %d kernel choices can be made in one context", limit);
-    snprintf(context->choices[at].op, sizeof choice.op, "%s", op_pattern);
-    snprintf(context->choices[at].kernel, sizeof choice.kernel, "%s", kernel);
+    snprintf(choice.op, sizeof choice.op, "%s", op_pattern);
+    snprintf(choice.kernel, sizeof choice.kernel, "%s", kernel);
     if (at == context->choice_count) context->choice_count++;
+    for (; at + 1 < context->choice_count; at++) context->choices[at] = context->choices[at + 1];
+    context->choices[at] = choice; /* the last, which counts */
     return PLX_OK;
 }
 

@@ -123,9 +123,13 @@ static plx_status add_instruction(reading *now, const json_t *instruction, const
     if (input == NULL || json_string_length(input) == 0) {
         PLX_TRY(add_message(now, PLX_CHAT_USER, instruction));
     } else {
-        char *both = plx_format(context, "%s\n\n%s", json_string_value(instruction), json_string_value(input));
+        const size_t above = json_string_length(instruction), below = json_string_length(input);
+        char *both = plx_alloc(context, above + 2 + below);
         if (both == NULL) return PLX_ERROR_MEMORY;
-        plx_chat_message message = {PLX_CHAT_USER, both, strlen(both)};
+        memcpy(both, json_string_value(instruction), above);
+        memcpy(both + above, "\n\n", 2);
+        memcpy(both + above + 2, json_string_value(input), below);
+        plx_chat_message message = {PLX_CHAT_USER, both, above + 2 + below};
         plx_status status = plx_chat_add(&now->chat, &message);
         plx_free(context, both);
         PLX_TRY(status);
@@ -193,7 +197,7 @@ static plx_status read_list(reading *now)
     size_t bytes;
     PLX_TRY(plx_file_read(context, now->path, LIST_MOST, &text, &bytes));
     const size_t mark = plx_byte_order_mark(text, bytes);
-    json_t *list = json_loadb(text + mark, bytes - mark, JSON_ALLOW_NUL, &error);
+    json_t *list = json_loadb(text + mark, bytes - mark, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, &error);
     plx_free(context, text);
     plx_status status = PLX_OK;
     if (list == NULL) return plx_fail(context, PLX_ERROR_FORMAT, "%s:%d: %s", now->path, error.line, error.text);
@@ -272,10 +276,15 @@ plx_status plx_examples_open(plx_context *context, plx_tokenizer *tokenizer, con
         status = now.lines ? read_lines(&now) : read_list(&now);
     }
     plx_chat_release(&now.chat);
-    size_t first = (size_t)(options->from * (double)made->count);
-    size_t taken = (size_t)(options->to * (double)made->count) - first;
+    size_t first = (size_t)(options->from * (double)made->count + 1e-6); /* 1 - .9 is a little less than a tenth */
+    size_t taken = (size_t)(options->to * (double)made->count + 1e-6) - first;
     if (status == PLX_OK && made->count > UINT32_MAX)
         status = plx_fail(context, PLX_ERROR_VALUE, "%zu examples are more than 2^32", made->count);
+    if (status == PLX_OK && taken == 0 && made->count > 0)
+        status = plx_fail(context, PLX_ERROR_VALUE,
+                          "%s%s: data.valid_fraction leaves none of the %zu examples to one side: give more, or another "
+                          "fraction (0: none held out)",
+                          paths[0], count > 1 ? " and the others" : "", made->count);
     if (status == PLX_OK && taken == 0)
         status = plx_fail(context, PLX_ERROR_VALUE,
                           "%s%s: no example with an answer inside a row of %zu tokens: give more, or a longer "

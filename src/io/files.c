@@ -345,14 +345,21 @@ plx_status plx_directory_begin(plx_context *context, const char *path, char **as
     if (plx_file_exists(path)) return fail_exists(context, path);
     size_t length = strlen(path);
     while (length > 1 && path[length - 1] == '/') length--;
-    char *name = plx_format(context, "%.*s.tmp-%ld", (int)length, path, (long)getpid());
-    if (name == NULL) return PLX_ERROR_MEMORY;
-    plx_status status = plx_directory_remove(context, name);
-    if (status == PLX_OK) status = plx_directory_make(context, name);
-    if (status == PLX_OK)
-        *aside = name;
-    else
+    /* A name that nobody else has: neither another thread that makes the same directory, nor what a process that was
+     * killed left under this one's number. */
+    char *parent = parent_of(context, path);
+    plx_status status = parent != NULL ? plx_directory_make(context, parent) : PLX_ERROR_MEMORY;
+    plx_free(context, parent);
+    for (unsigned attempt = 0; status == PLX_OK && *aside == NULL; attempt++) {
+        char *name = plx_format(context, "%.*s.tmp-%ld-%u", (int)length, path, (long)getpid(), attempt);
+        if (name == NULL) return PLX_ERROR_MEMORY;
+        if (mkdir(name, 0777) == 0) {
+            *aside = name;
+            return PLX_OK;
+        }
+        if (errno != EEXIST || attempt == 10000) status = plx_file_fail(context, errno, "make the directory", name);
         plx_free(context, name);
+    }
     return status;
 }
 
@@ -378,6 +385,7 @@ plx_status plx_directory_commit(plx_context *context, char *aside, const char *p
     /* rename would replace an empty directory that came into being meanwhile. */
     if (status == PLX_OK && plx_file_exists(path)) status = fail_exists(context, path);
     if (status == PLX_OK) status = plx_file_rename(context, aside, path);
+    if (status == PLX_ERROR_FILE && plx_file_exists(aside) && plx_file_exists(path)) status = fail_exists(context, path);
     if (status != PLX_OK)
         plx_directory_abandon(context, aside);
     else

@@ -279,7 +279,8 @@ static plx_status next_value(plx_text_reader *self, bool *more)
     json_error_t error;
     const size_t mark = self->line_number == 1 ? plx_byte_order_mark(self->line, length) : 0;
     json_decref(self->value);
-    self->value = json_loadb(self->line + mark, length - mark, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
+    self->value = json_loadb(self->line + mark, length - mark, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL,
+                              &error); /* ids may have more than 63 bits, and no number is read */
     if (self->value != NULL) return PLX_OK;
     return plx_fail(self->context, PLX_ERROR_FORMAT, "%s:%" PRIu64 ": no JSON: %s (byte %d of the line)", self->path,
                     self->line_number, error.text, error.position);

@@ -173,19 +173,56 @@ static plx_status answer_room(plx_chat *chat)
     return PLX_OK;
 }
 
-/* A token is the assistant's when the byte that it begins with is. */
-plx_status plx_chat_flush(plx_chat *chat)
+/* The first byte from `at` on that somebody else says; chat->count where there is none. */
+static size_t turn_after(const plx_chat *chat, size_t at)
 {
-    size_t first = chat->encoder.count, at = 0;
-    if (chat->count == 0) return PLX_OK;
+    while (at + 1 < chat->count && chat->said[at + 1] == chat->said[at]) at++;
+    return at + 1;
+}
+
+/* Where the text's byte `at` is among the bytes that its tokens stand for: a tokenizer may change a text before it cuts
+ * it. The encoder is left as it was. */
+static plx_status place_of(plx_chat *chat, size_t at, size_t *place)
+{
+    const size_t first = chat->encoder.count;
+    *place = 0;
+    PLX_TRY(plx_encoder_feed(&chat->encoder, chat->text, at, true));
+    for (size_t i = first; i < chat->encoder.count; i++)
+        *place += plx_token_byte_count(chat->tokenizer, chat->encoder.tokens[i]);
+    chat->encoder.count = first;
+    return PLX_OK;
+}
+
+/* Encodes what waits and marks its tokens; places: room for the place of each turn's first byte. */
+static plx_status mark_tokens(plx_chat *chat, size_t *places)
+{
+    const size_t first = chat->encoder.count;
+    size_t count = 0, at = 0, turn = 0;
+    for (size_t byte = turn_after(chat, 0); byte < chat->count; byte = turn_after(chat, byte))
+        PLX_TRY(place_of(chat, byte, &places[count++]));
     PLX_TRY(plx_encoder_feed(&chat->encoder, chat->text, chat->count, true));
     PLX_TRY(answer_room(chat));
     for (size_t i = first; i < chat->encoder.count; i++) {
-        chat->answer[i] = chat->said[at < chat->count ? at : chat->count - 1];
+        while (turn < count && at >= places[turn]) turn++;
+        chat->answer[i] = chat->said[0] ^ (turn & 1);
         at += plx_token_byte_count(chat->tokenizer, chat->encoder.tokens[i]);
     }
-    chat->count = 0;
     return PLX_OK;
+}
+
+/* A token is the assistant's when the byte that it begins with is. */
+plx_status plx_chat_flush(plx_chat *chat)
+{
+    plx_context *context = chat->tokenizer->context;
+    size_t turns = 0;
+    if (chat->count == 0) return PLX_OK;
+    for (size_t byte = turn_after(chat, 0); byte < chat->count; byte = turn_after(chat, byte)) turns++;
+    size_t *places = plx_alloc_array(context, turns + 1, sizeof *places);
+    if (places == NULL) return PLX_ERROR_MEMORY;
+    plx_status status = mark_tokens(chat, places);
+    plx_free(context, places);
+    if (status == PLX_OK) chat->count = 0;
+    return status;
 }
 
 static plx_status add_token(plx_chat *chat, int32_t token, bool said)

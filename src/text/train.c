@@ -469,7 +469,7 @@ plx_status plx_tokenizer_train(plx_context *context, const char *const *files, s
         return plx_fail(context, PLX_ERROR_EXISTS, "'%s' is there already: choose another directory or remove it",
                         directory);
     for (size_t i = 0; i < count; i++) {
-        if (stat(files[i], &about) != 0) return plx_file_fail(context, ENOENT, "open", files[i]);
+        if (stat(files[i], &about) != 0) return plx_file_fail(context, errno, "open", files[i]);
         total += (double)about.st_size;
     }
     plx_status status = begin(&self, options->vocab_size);
