@@ -279,7 +279,7 @@ static void test_other_types(void **state)
     static const struct {
         uint32_t type;
         const char *name;
-    } types[] = {{10, "Q2_K (10)"}, {20, "IQ4_NL (20)"}, {4, "? (4)"}, {99, "? (-1)"}};
+    } types[] = {{10, "Q2_K (10)"}, {20, "IQ4_NL (20)"}, {4, "? (4)"}, {99, "? (99)"}};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         draft d = begin(3, 1, 0);
         plx_gguf *file;

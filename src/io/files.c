@@ -245,8 +245,12 @@ plx_status plx_file_rename(plx_context *context, const char *from, const char *t
 {
     char *parent = parent_of(context, to);
     if (parent == NULL) return PLX_ERROR_MEMORY;
-    plx_status status = rename(from, to) == 0 ? PLX_OK : plx_file_fail(context, errno, "make", to);
-    if (status == PLX_OK) status = sync_path(context, parent);
+    /* Before the renaming, which cannot be taken back. A directory that may be written but not read cannot be synced. */
+    int directory = open(parent, O_RDONLY | O_CLOEXEC);
+    plx_status status = directory >= 0 || errno == EACCES ? PLX_OK : plx_file_fail(context, errno, "open", parent);
+    if (status == PLX_OK && rename(from, to) != 0) status = plx_file_fail(context, errno, "make", to);
+    if (status == PLX_OK && directory >= 0) status = sync_file(context, directory, parent);
+    if (directory >= 0) close(directory);
     plx_free(context, parent);
     return status;
 }
@@ -316,8 +320,10 @@ static int empty_directory(int directory, int depth)
     for (struct dirent *entry; number == 0 && (entry = readdir(list)) != NULL;) {
         if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
         if (unlinkat(directory, entry->d_name, 0) == 0 || errno == ENOENT) continue;
+        const int refused = errno;
         int inner = openat(directory, entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        number = inner < 0 ? errno : empty_directory(inner, depth + 1);
+        if (inner < 0) number = errno == ENOTDIR || errno == ELOOP ? refused : errno; /* no directory: why it stays */
+        else number = empty_directory(inner, depth + 1);
         if (number == 0 && unlinkat(directory, entry->d_name, AT_REMOVEDIR) != 0) number = errno;
     }
     closedir(list);

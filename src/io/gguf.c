@@ -258,8 +258,8 @@ static plx_status read_tensor(plx_gguf *file, plx_gguf_tensor *tensor)
     }
     PLX_TRY(read_number(file, 4, shown.text, &type));
     PLX_TRY(read_number(file, 8, shown.text, &tensor->offset));
-    tensor->type = type < (uint64_t)TYPES ? (int)type : -1;
-    tensor->readable = tensor->type >= 0 && types[tensor->type].packing >= 0;
+    tensor->type = (int)type; /* four bytes */
+    tensor->readable = type < (uint64_t)TYPES && types[tensor->type].packing >= 0;
     if (!tensor->readable) return PLX_OK;
     tensor->packing = (plx_packing)types[tensor->type].packing;
     size_t numbers = plx_packing_numbers(tensor->packing), taken;

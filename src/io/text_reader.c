@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include <zstd.h>
+#include <zstd_errors.h>
 
 #define PLX_TEXT_BUFFER ((size_t)1 << 17)
 
@@ -141,6 +142,11 @@ static plx_status unpack_some(plx_text_reader *self, size_t *count)
         }
         bool end_of_file = self->packed_left.size == 0;
         size_t left = ZSTD_decompressStream(self->zstd, &out, &self->packed_left);
+        if (ZSTD_getErrorCode(left) == ZSTD_error_frameParameter_windowTooLarge)
+            return plx_fail(self->context, PLX_ERROR_UNSUPPORTED,
+                            "'%s' needs more than 128 MB to be unpacked (it was packed with a long window): pack it anew "
+                            "without --long or --ultra",
+                            self->path);
         if (ZSTD_isError(left))
             return plx_fail(self->context, PLX_ERROR_FORMAT, "'%s' is no zstd file or is damaged: %s", self->path,
                             ZSTD_getErrorName(left));

@@ -22,6 +22,10 @@ if as_user test -x "$user_plexus" 2>/dev/null && ! as_user test -w locked; then
     expect "a model's directory that may not be entered" 1 "cannot open 'hidden': Permission denied" \
         as_user "$user_plexus" generate hidden --prompt a
     chmod 755 hidden
+    mkdir drop && chmod 733 drop
+    expect "a directory that may be written but not read" 0 'tokens' \
+        as_user "$user_plexus" data tokenizer text.txt --vocab 260 --out drop/tokenizer
+    check "holds what was written" test -e drop/tokenizer/tokenizer.json
 else
     skip "a read-only directory: no other user to be"
 fi
