@@ -1,14 +1,9 @@
-/* regex.c - PCRE2 behind the patterns of tokenizer.json.
- *
- * What the two dialects mean differently is rewritten: \s and \S (PCRE2 counts U+180E as a space), \w and \W (marks and
- * connectors), \h (a hexadecimal digit). Set operations inside a class are refused. Steps are limited, so that a
- * hostile pattern gives an error instead of running for ever. */
+/* regex.c - PCRE2 behind the patterns of tokenizer.json, after dialect.c. Steps are limited, so that a hostile pattern
+ * gives an error instead of running for ever. */
 #include "text/regex.h"
 
-#include "text/chars.h"
+#include "text/dialect.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -33,54 +28,6 @@ static void release(void *memory, void *context)
     if (memory != NULL) plx_free(context, memory);
 }
 
-#define SPACES "\\x09-\\x0d\\x20\\x85\\xa0\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
-#define WORDS "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
-
-/* What stands for the escape \c, inside a class or outside; NULL when PCRE2 means the same. */
-static const char *rewritten(char c, bool inside)
-{
-    switch (c) {
-    case 's': return inside ? SPACES : "[" SPACES "]";
-    case 'S': return inside ? "\\P{White_Space}" : "[^" SPACES "]";
-    case 'w': return inside ? WORDS : "[" WORDS "]";
-    case 'W': return inside ? NULL : "[^" WORDS "]";
-    case 'h': return inside ? "0-9a-fA-F" : "[0-9a-fA-F]";
-    }
-    return NULL;
-}
-
-static plx_status translate(const plx_place *place, const char *key, const char *pattern, plx_text_buffer *out)
-{
-    plx_context *context = place->context;
-    bool inside = false;
-    for (const char *p = pattern; *p != '\0'; p++) {
-        const char *other = NULL;
-        size_t size = 1;
-        if (*p == '\\' && p[1] != '\0') {
-            other = rewritten(p[1], inside);
-            if (other == NULL && strchr(inside ? "WHRXK" : "HKG", p[1]) != NULL)
-                return plx_place_fail(place, PLX_ERROR_UNSUPPORTED, key, "\\%c is not supported here", p[1]);
-            size = 2;
-        } else if (inside && (*p == '[' ? p[1] != ':' : p[0] == '&' && p[1] == '&')) {
-            return plx_place_fail(place, PLX_ERROR_UNSUPPORTED, key, "operations on character classes");
-        } else if (!inside && p[0] == '(' && p[1] == '?' && p[2] == 'm') {
-            return plx_place_fail(place, PLX_ERROR_UNSUPPORTED, key, "(?m) is not supported");
-        } else if (*p == '[' && !inside) {
-            inside = true;
-            if (p[1] == '^') size = 2;
-            if (p[size] == ']') size++; /* a bracket that comes first stands for itself */
-        } else if (*p == '[') {
-            const char *close = strstr(p, ":]");
-            if (close != NULL) size = (size_t)(close - p) + 2;
-        } else if (*p == ']') {
-            inside = false;
-        }
-        PLX_TRY(plx_text_append(context, out, other != NULL ? other : p, other != NULL ? strlen(other) : size));
-        p += size - 1;
-    }
-    return PLX_OK;
-}
-
 static plx_status compile(const plx_place *place, const char *key, plx_regex *self, const char *pattern, size_t bytes,
                           bool literal)
 {
@@ -94,7 +41,7 @@ static plx_status compile(const plx_place *place, const char *key, plx_regex *se
     pcre2_compile_context_free(setting);
     if (self->code == NULL) {
         char message[160] = "";
-        if (code == PCRE2_ERROR_NOMEMORY || code == 121) return plx_context_error(self->context)->code;
+        if (code == PCRE2_ERROR_NOMEMORY || code == PLX_PCRE2_NO_MEMORY) return plx_context_error(self->context)->code;
         pcre2_get_error_message(code, (PCRE2_UCHAR *)message, sizeof message);
         return plx_place_fail(place, PLX_ERROR_FORMAT, key, "not a regular expression that can be used: %s", message);
     }
@@ -122,14 +69,13 @@ plx_status plx_regex_open(const plx_place *place, const char *key, const char *p
     if (self == NULL) return PLX_ERROR_MEMORY;
     self->context = context;
     plx_text_buffer text = {0};
-    plx_status status =
-        literal ? plx_text_append(context, &text, pattern, strlen(pattern)) : translate(place, key, pattern, &text);
+    self->place = plx_format(context, "%s: %s%s%s", place->file, place->path, place->path[0] ? "." : "", key);
+    self->memory = pcre2_general_context_create(allocate, release, context);
+    plx_status status = self->place != NULL && self->memory != NULL ? PLX_OK : PLX_ERROR_MEMORY;
+    if (status == PLX_OK)
+        status = literal ? plx_text_append(context, &text, pattern, strlen(pattern))
+                         : plx_dialect_translate(place, key, pattern, self->memory, &text);
     if (status == PLX_OK) status = plx_text_reserve(context, &text, 1);
-    if (status == PLX_OK) {
-        self->place = plx_format(context, "%s: %s%s%s", place->file, place->path, place->path[0] ? "." : "", key);
-        self->memory = pcre2_general_context_create(allocate, release, context);
-        if (self->place == NULL || self->memory == NULL) status = PLX_ERROR_MEMORY;
-    }
     if (status == PLX_OK) status = compile(place, key, self, text.bytes, text.count, literal);
     plx_free(context, text.bytes);
     if (status == PLX_OK)
