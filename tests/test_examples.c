@@ -14,6 +14,7 @@ typedef struct opened {
     plx_context *context;
     plx_tokenizer *tokenizer;
     const char *path;
+    plx_examples *examples;
 } opened;
 
 static opened open_file(const char *name, const char *text)
@@ -25,27 +26,29 @@ static opened open_file(const char *name, const char *text)
 }
 static void close_file(opened *made)
 {
+    plx_examples_free(made->examples);
     plx_tokenizer_free(made->tokenizer);
     plx_context_free(made->context);
 }
 
-static plx_status read_examples(const opened *made, const char *form, const char *system, plx_examples **examples)
+static plx_status read_examples(opened *made, const char *form, const char *system, plx_example_rows **rows)
 {
-    plx_examples_options options = {
-        .form = plx_chat_find(form), .system = system, .end = 256, .length = LENGTH, .to = 1, .seed = 1};
+    plx_examples_options options = {.form = plx_chat_find(form), .system = system, .end = 256, .length = LENGTH};
     const char *paths[] = {made->path};
-    return plx_examples_open(made->context, made->tokenizer, paths, 1, &options, examples);
+    *rows = NULL;
+    PLX_TRY(plx_examples_open(made->context, made->tokenizer, paths, 1, &options, &made->examples));
+    return plx_examples_pack(made->examples, 0, 1, 1, rows);
 }
 
 /* A row as text: what is learnt stands between [ and ], a separator is a $, a document's beginning a |. */
-static const char *row_text(const plx_examples *examples, size_t row)
+static const char *row_text(const plx_example_rows *rows, size_t row)
 {
     static char text[4 * LENGTH];
     int32_t inputs[LENGTH], targets[LENGTH], start[LENGTH];
     float mask[LENGTH];
     char *to = text;
     bool inside = false;
-    plx_examples_row(examples, row, inputs, targets, mask, start);
+    plx_example_rows_read(rows, row, inputs, targets, mask, start);
     for (int t = 0; t < LENGTH && !(inputs[t] == 0 && targets[t] == 0); t++) {
         if (start[t] == t) to += sprintf(to, "%s|%c", inside ? "]" : "", inputs[t]), inside = false;
         if ((mask[t] > 0) != inside) *to++ = inside ? ']' : '[';
@@ -74,12 +77,12 @@ static void forms(void **state)
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         opened made = open_file("one.jsonl", record);
-        plx_examples *examples;
-        expect_ok(made.context, read_examples(&made, cases[i].form, cases[i].system, &examples));
-        assert_int_equal(plx_examples_rows(examples), 1);
-        const char *text = row_text(examples, 0);
+        plx_example_rows *rows;
+        expect_ok(made.context, read_examples(&made, cases[i].form, cases[i].system, &rows));
+        assert_int_equal(plx_example_rows_count(rows), 1);
+        const char *text = row_text(rows, 0);
         if (strncmp(text, cases[i].text, strlen(cases[i].text)) != 0) fail_msg("%s: %s", cases[i].form, text);
-        plx_examples_free(examples);
+        plx_example_rows_free(rows);
         close_file(&made);
     }
 }
@@ -97,22 +100,22 @@ static void records(void **state)
                                         "|User: Say a$\n\nAssistant:[ a$]\n\n",
                                         "|User: q$\n\nAssistant:[ r$]\n\nUser: s$\n\nAssistant:[ t$]\n\n"};
     opened made = open_file("records.jsonl", lines);
-    plx_examples *examples;
+    plx_example_rows *rows;
     char all[2000] = "";
-    expect_ok(made.context, read_examples(&made, "plain", NULL, &examples));
-    size_t rows = plx_examples_rows(examples);
-    assert_true(rows >= 1 && rows <= 3);
-    for (size_t r = 0; r < rows; r++) strcat(all, row_text(examples, r));
+    expect_ok(made.context, read_examples(&made, "plain", NULL, &rows));
+    size_t count = plx_example_rows_count(rows);
+    assert_true(count >= 1 && count <= 3);
+    for (size_t r = 0; r < count; r++) strcat(all, row_text(rows, r));
     for (size_t i = 0; i < 4; i++)
         if (strstr(all, texts[i]) == NULL) fail_msg("no '%s' in '%s'", texts[i], all);
-    plx_examples_free(examples);
+    plx_example_rows_free(rows);
     close_file(&made);
 
     opened list = open_file("list.json",
                             "[{\"prompt\": \"a\", \"response\": \"b\"}, {\"prompt\": \"c\", \"completion\": \"d\"}]");
-    expect_ok(list.context, read_examples(&list, "plain", NULL, &examples));
-    assert_int_equal(plx_examples_rows(examples), 1);
-    plx_examples_free(examples);
+    expect_ok(list.context, read_examples(&list, "plain", NULL, &rows));
+    assert_int_equal(plx_example_rows_count(rows), 1);
+    plx_example_rows_free(rows);
     close_file(&list);
 }
 
@@ -139,9 +142,9 @@ static void refusals(void **state)
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         opened made = open_file(cases[i].name, cases[i].text);
-        plx_examples *examples;
-        assert_int_not_equal(read_examples(&made, "plain", NULL, &examples), PLX_OK);
-        assert_null(examples);
+        plx_example_rows *rows;
+        assert_int_not_equal(read_examples(&made, "plain", NULL, &rows), PLX_OK);
+        assert_null(rows);
         if (strstr(plx_context_error(made.context)->message, cases[i].says) == NULL)
             fail_msg("case %zu says '%s'", i, plx_context_error(made.context)->message);
         close_file(&made);

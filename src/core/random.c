@@ -92,7 +92,7 @@ uint64_t plx_random_permute(uint64_t seed, uint64_t stream, uint64_t n, uint64_t
 
 uint64_t plx_hash(const char *text)
 {
-    uint64_t hash = 0xCBF29CE484222325u;
-    for (const unsigned char *c = (const unsigned char *)text; *c != 0; c++) hash = (hash ^ *c) * 0x100000001B3u;
+    uint64_t hash = PLX_HASH_START;
+    for (const unsigned char *c = (const unsigned char *)text; *c != 0; c++) hash = plx_hash_add(hash, *c);
     return hash;
 }

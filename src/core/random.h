@@ -26,7 +26,9 @@ void plx_random_shuffle(plx_random *random, int32_t *values, size_t count);
 /* A permutation of 0 .. n-1 evaluated at one point (Feistel rounds with cycle walking): windows are shuffled
  * by seed without holding their order in memory. */
 uint64_t plx_random_permute(uint64_t seed, uint64_t stream, uint64_t n, uint64_t index);
-/* 64-bit FNV-1a, to make a stream of a name. */
+/* 64-bit FNV-1a: of a name, to make a stream of it; or value by value from PLX_HASH_START. Not for hostile values. */
+#define PLX_HASH_START 0xCBF29CE484222325u
+static inline uint64_t plx_hash_add(uint64_t hash, uint64_t value) { return (hash ^ value) * 0x100000001B3u; }
 uint64_t plx_hash(const char *text);
 
 #endif

@@ -1,6 +1,7 @@
 /* corpus.c - token files (format: corpus.h). */
 #include "data/corpus.h"
 
+#include "core/random.h"
 #include "data/token_stream.h"
 #include "io/files.h"
 
@@ -11,13 +12,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define PLX_CORPUS_VERSION 1
+#define PLX_CORPUS_VERSION 2
 #define PLX_CORPUS_CHUNK 4096 /* tokens converted at a time */
 
 typedef struct corpus_header {
     char magic[8];
     uint32_t version, width;
-    uint64_t tokens, key, vocab_size, reserved[3];
+    uint64_t tokens, key, vocab_size, content, reserved[2];
 } corpus_header;
 _Static_assert(sizeof(corpus_header) == 64, "the header's layout is the file's");
 
@@ -26,12 +27,12 @@ struct plx_corpus {
     char *path;
     int file;
     size_t width, vocab_size;
-    uint64_t tokens;
+    uint64_t tokens, content;
 };
 
 static const char magic[8] = {'P', 'L', 'X', 'T', 'O', 'K', 'E', 'N'};
 
-static corpus_header make_header(const plx_tokenizer *tokenizer, uint64_t key, uint64_t tokens)
+static corpus_header make_header(const plx_tokenizer *tokenizer, uint64_t key, uint64_t tokens, uint64_t content)
 {
     corpus_header header = {.version = htole32(PLX_CORPUS_VERSION),
                             .width = htole32(tokenizer->vocab_size <= 65536 ? 2 : 4)};
@@ -39,14 +40,15 @@ static corpus_header make_header(const plx_tokenizer *tokenizer, uint64_t key, u
     header.tokens = htole64(tokens);
     header.key = htole64(key);
     header.vocab_size = htole64(tokenizer->vocab_size);
+    header.content = htole64(content);
     return header;
 }
 
-/* Adds the text and its end to a running FNV-1a hash, so that ("ab", "c") and ("a", "bc") differ. */
+/* Adds the text and its end to a running hash, so that ("ab", "c") and ("a", "bc") differ. */
 static uint64_t mix(uint64_t hash, const char *text)
 {
     size_t n = strlen(text) + 1;
-    for (size_t i = 0; i < n; i++) hash = (hash ^ (unsigned char)text[i]) * 0x100000001b3ULL;
+    for (size_t i = 0; i < n; i++) hash = plx_hash_add(hash, (unsigned char)text[i]);
     return hash;
 }
 
@@ -54,11 +56,11 @@ static uint64_t mix(uint64_t hash, const char *text)
 static plx_status make_key(plx_context *context, const plx_tokenizer *tokenizer, const char *const *texts, size_t count,
                            const plx_text_options *options, uint64_t *key, uint64_t *bytes)
 {
-    uint64_t hash = mix(0xcbf29ce484222325ULL, tokenizer->kind->name);
+    uint64_t hash = mix(PLX_HASH_START, tokenizer->kind->name);
     hash = mix(hash, options->field != NULL ? options->field : "text");
     hash = mix(hash, options->separator != NULL ? options->separator : "");
-    hash = (hash ^ tokenizer->identity) * 0x100000001b3ULL;
-    hash = (hash ^ (uint64_t)tokenizer->separator) * 0x100000001b3ULL;
+    hash = plx_hash_add(hash, tokenizer->identity);
+    hash = plx_hash_add(hash, (uint64_t)tokenizer->separator);
     *bytes = 0;
     for (size_t i = 0; i < count; i++) {
         struct stat about;
@@ -97,9 +99,9 @@ static plx_status put_tokens(plx_writer *writer, const int32_t *tokens, size_t c
 static plx_status write_tokens(plx_context *context, plx_writer *writer, plx_token_stream *stream,
                                plx_tokenizer *tokenizer, uint64_t key, uint64_t text_bytes)
 {
-    corpus_header header = make_header(tokenizer, key, 0);
+    corpus_header header = make_header(tokenizer, key, 0, 0);
     size_t width = le32toh(header.width);
-    uint64_t total = 0;
+    uint64_t total = 0, content = PLX_HASH_START;
     PLX_TRY(plx_writer_put(writer, &header, sizeof header));
     for (;;) {
         const int32_t *tokens;
@@ -108,10 +110,11 @@ static plx_status write_tokens(plx_context *context, plx_writer *writer, plx_tok
         PLX_TRY(plx_token_stream_next(stream, &tokens, &count));
         if (count == 0) break;
         PLX_TRY(put_tokens(writer, tokens, count, width));
+        for (size_t i = 0; i < count; i++) content = plx_hash_add(content, (uint64_t)tokens[i]);
         total += count;
         plx_progress(context, "reading text", (double)plx_token_stream_position(stream), (double)text_bytes);
     }
-    header.tokens = htole64(total);
+    header = make_header(tokenizer, key, total, content);
     PLX_TRY(plx_writer_patch(writer, 0, &header, sizeof header));
     return plx_writer_finish(writer);
 }
@@ -146,8 +149,9 @@ static plx_status open_file(plx_corpus *self, const plx_tokenizer *tokenizer, ui
     corpus_header header, expected;
     PLX_TRY(plx_file_open(self->context, self->path, &self->file, &size));
     PLX_TRY(plx_file_read_at(self->context, self->file, self->path, 0, &header, sizeof header));
-    expected = make_header(tokenizer, key, le64toh(header.tokens));
+    expected = make_header(tokenizer, key, le64toh(header.tokens), le64toh(header.content));
     self->tokens = le64toh(header.tokens);
+    self->content = le64toh(header.content);
     self->width = le32toh(expected.width);
     self->vocab_size = tokenizer->vocab_size;
     uint64_t data = size - sizeof header;
@@ -194,6 +198,8 @@ void plx_corpus_close(plx_corpus *corpus)
 }
 
 uint64_t plx_corpus_tokens(const plx_corpus *corpus) { return corpus->tokens; }
+
+uint64_t plx_corpus_content(const plx_corpus *corpus) { return corpus->content; }
 
 plx_status plx_corpus_read(plx_corpus *corpus, uint64_t first, size_t count, int32_t *tokens)
 {

@@ -16,7 +16,9 @@ struct plx_data {
     plx_tokenizer *tokenizer;
     plx_corpus *train_corpus, *valid_corpus; /* valid_corpus: NULL where the end of the other is held out */
     plx_windows train, valid;
-    plx_examples *examples, *valid_examples; /* of conversations, instead of windows; valid_examples may be NULL */
+    /* Conversations, instead of windows; those held out are some of the first where no files are given for them. */
+    plx_examples *examples, *valid_examples;
+    plx_example_rows *train_rows, *valid_rows; /* valid_rows: NULL where nothing is held out */
     uint64_t train_seed, valid_seed; /* of a task's rows */
     /* the batch last made: [capacity] each; window: length + 1 */
     int32_t *inputs, *targets, *start, *window;
@@ -87,25 +89,23 @@ static plx_status open_examples(plx_data *self, int32_t end)
     const plx_data_section *section = &self->section;
     plx_context *context = self->context;
     char *own_system = NULL;
-    plx_examples_options options = {
-        .system = section->system, .end = end, .length = section->about.sequence_length, .to = 1, .seed = self->seed};
+    const double to = 1 - section->valid_fraction;
+    plx_examples_options options = {.system = section->system, .end = end, .length = section->about.sequence_length};
     PLX_TRY(plx_tokenizer_open(context, section->tokenizer, &self->tokenizer));
     if (section->chat_template != NULL)
         options.form = plx_chat_find(section->chat_template);
     else
         PLX_TRY(plx_chat_recognise(context, plx_tokenizer_chat_template(self->tokenizer), &options.form, &own_system));
     if (options.system == NULL) options.system = own_system;
-    options.to = 1 - section->valid_fraction;
     plx_status status = plx_examples_open(context, self->tokenizer, section->train, section->train_count, &options,
                                           &self->examples);
+    if (status == PLX_OK) status = plx_examples_pack(self->examples, 0, to, self->seed, &self->train_rows);
     if (status == PLX_OK && section->valid_count > 0) {
         status = plx_examples_open(context, self->tokenizer, section->valid, section->valid_count, &options,
                                    &self->valid_examples);
+        if (status == PLX_OK) status = plx_examples_pack(self->valid_examples, 0, 1, self->seed, &self->valid_rows);
     } else if (status == PLX_OK && section->valid_fraction > 0) {
-        options.from = options.to;
-        options.to = 1;
-        status = plx_examples_open(context, self->tokenizer, section->train, section->train_count, &options,
-                                   &self->valid_examples);
+        status = plx_examples_pack(self->examples, to, 1, self->seed, &self->valid_rows);
     }
     plx_free(context, own_system);
     return status;
@@ -161,6 +161,8 @@ void plx_data_free(plx_data *data)
     if (data == NULL) return;
     free_batch(data);
     plx_free(data->context, data->window);
+    plx_example_rows_free(data->train_rows);
+    plx_example_rows_free(data->valid_rows);
     plx_examples_free(data->examples);
     plx_examples_free(data->valid_examples);
     plx_corpus_close(data->train_corpus);
@@ -199,9 +201,9 @@ static plx_status text_row(plx_data *self, const plx_windows *windows, uint64_t 
                             self->start + at);
 }
 
-static void example_row(plx_data *self, const plx_examples *examples, uint64_t index, size_t at)
+static void example_row(plx_data *self, const plx_example_rows *rows, uint64_t index, size_t at)
 {
-    plx_examples_row(examples, index, self->inputs + at, self->targets + at, self->mask + at, self->start + at);
+    plx_example_rows_read(rows, index, self->inputs + at, self->targets + at, self->mask + at, self->start + at);
 }
 
 static void task_row(plx_data *self, uint64_t seed, uint64_t row, size_t at)
@@ -234,7 +236,7 @@ plx_status plx_data_train(plx_data *data, uint64_t first, size_t rows, plx_batch
         }
         uint64_t index = plx_random_permute(data->seed, stream + row / count, count, row % count);
         if (data->examples != NULL)
-            example_row(data, data->examples, index, r * length);
+            example_row(data, data->train_rows, index, r * length);
         else
             PLX_TRY(text_row(data, &data->train, index, r * length));
     }
@@ -249,8 +251,8 @@ plx_status plx_data_valid(plx_data *data, uint64_t first, size_t rows, plx_batch
     for (size_t r = 0; r < rows; r++) {
         if (first >= total || r >= total - first)
             padding_row(data, r * length);
-        else if (data->valid_examples != NULL)
-            example_row(data, data->valid_examples, first + r, r * length);
+        else if (data->valid_rows != NULL)
+            example_row(data, data->valid_rows, first + r, r * length);
         else if (data->section.task != NULL)
             task_row(data, data->valid_seed, first + r, r * length);
         else
@@ -266,19 +268,23 @@ plx_status plx_data_valid(plx_data *data, uint64_t first, size_t rows, plx_batch
 uint64_t plx_data_valid_rows(const plx_data *data)
 {
     if (data->section.task != NULL) return data->section.valid_rows;
-    if (data->examples != NULL) return data->valid_examples != NULL ? plx_examples_rows(data->valid_examples) : 0;
+    if (data->examples != NULL) return data->valid_rows != NULL ? plx_example_rows_count(data->valid_rows) : 0;
     return plx_windows_all(&data->valid);
 }
 
-uint64_t plx_data_size(const plx_data *data)
+uint64_t plx_data_content(const plx_data *data)
 {
     if (data->section.task != NULL) return 0;
-    if (data->examples != NULL) return plx_data_train_rows(data) + plx_data_valid_rows(data);
-    return data->train.tokens + data->valid.tokens;
+    uint64_t content = PLX_HASH_START;
+    if (data->examples != NULL) content = plx_hash_add(content, plx_examples_content(data->examples));
+    if (data->valid_examples != NULL) content = plx_hash_add(content, plx_examples_content(data->valid_examples));
+    if (data->train_corpus != NULL) content = plx_hash_add(content, plx_corpus_content(data->train_corpus));
+    if (data->valid_corpus != NULL) content = plx_hash_add(content, plx_corpus_content(data->valid_corpus));
+    return content;
 }
 
 uint64_t plx_data_train_rows(const plx_data *data)
 {
     if (data->section.task != NULL) return 0;
-    return data->examples != NULL ? plx_examples_rows(data->examples) : plx_windows_whole(&data->train);
+    return data->examples != NULL ? plx_example_rows_count(data->train_rows) : plx_windows_whole(&data->train);
 }

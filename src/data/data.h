@@ -43,7 +43,8 @@ plx_status plx_data_train(plx_data *data, uint64_t first, size_t rows, plx_batch
 plx_status plx_data_valid(plx_data *data, uint64_t first, size_t rows, plx_batch *batch, size_t *bytes);
 uint64_t plx_data_valid_rows(const plx_data *data);   /* 0: nothing is held out */
 uint64_t plx_data_train_rows(const plx_data *data);   /* of one pass; 0 for tasks (endless) */
-uint64_t plx_data_size(const plx_data *data); /* tokens of all texts, or rows of all conversations; 0 for tasks */
+/* A number that changes when texts or conversations hold something else; 0 for tasks. */
+uint64_t plx_data_content(const plx_data *data);
 
 /* ---- tasks: one file and one line of tasks.def each ---- */
 typedef struct plx_task {

@@ -18,10 +18,15 @@ struct plx_examples {
     size_t used, room; /* of both */
     size_t *begin;     /* [count + 1]: where examples begin in tokens */
     size_t count, count_room;
-    uint32_t *order;     /* [count]: as packed */
-    uint32_t *row_begin; /* [rows + 1]: index into order */
-    size_t rows;
     size_t cut, dropped;
+    char *files; /* for messages */
+};
+
+struct plx_example_rows {
+    const plx_examples *examples;
+    uint32_t *order; /* examples as packed */
+    uint32_t *begin; /* [count + 1]: index into order */
+    size_t count;
 };
 
 typedef struct reading {
@@ -39,8 +44,7 @@ void plx_examples_free(plx_examples *examples)
     plx_free(context, examples->tokens);
     plx_free(context, examples->answer);
     plx_free(context, examples->begin);
-    plx_free(context, examples->order);
-    plx_free(context, examples->row_begin);
+    plx_free(context, examples->files);
     plx_free(context, examples);
 }
 
@@ -230,34 +234,6 @@ static plx_status read_lines(reading *now)
     return status;
 }
 
-/* ---- packing ---- */
-
-static size_t slots_of(const plx_examples *made, size_t example)
-{
-    return made->begin[example + 1] - made->begin[example] - 1;
-}
-
-/* Examples [first, end) in an order of the seed's, next fit. */
-static plx_status pack(plx_examples *made, size_t first, size_t end)
-{
-    size_t count = end - first, filled = 0;
-    made->order = plx_alloc_array(made->context, count, sizeof *made->order);
-    made->row_begin = plx_alloc_array(made->context, count + 1, sizeof *made->row_begin);
-    if (made->order == NULL || made->row_begin == NULL) return PLX_ERROR_MEMORY;
-    for (size_t i = 0; i < count; i++) {
-        size_t example = first + (size_t)plx_random_permute(made->options.seed, plx_hash("examples.order"), count, i);
-        size_t slots = slots_of(made, example);
-        if (i == 0 || filled + slots > made->options.length) {
-            made->row_begin[made->rows++] = (uint32_t)i;
-            filled = 0;
-        }
-        filled += slots;
-        made->order[i] = (uint32_t)example;
-    }
-    made->row_begin[made->rows] = (uint32_t)count;
-    return PLX_OK;
-}
-
 plx_status plx_examples_open(plx_context *context, plx_tokenizer *tokenizer, const char *const *paths, size_t count,
                              const plx_examples_options *options, plx_examples **examples)
 {
@@ -266,8 +242,9 @@ plx_status plx_examples_open(plx_context *context, plx_tokenizer *tokenizer, con
     if (made == NULL) return PLX_ERROR_MEMORY;
     made->context = context;
     made->options = *options;
+    made->files = plx_format(context, "%s%s", paths[0], count > 1 ? " and the others" : "");
     reading now = {.made = made, .chat = plx_chat_make(options->form, tokenizer, options->end)};
-    plx_status status = PLX_OK;
+    plx_status status = made->files != NULL ? PLX_OK : PLX_ERROR_MEMORY;
     for (size_t i = 0; i < count && status == PLX_OK; i++) {
         size_t length = strlen(paths[i]);
         now.path = paths[i];
@@ -276,25 +253,17 @@ plx_status plx_examples_open(plx_context *context, plx_tokenizer *tokenizer, con
         status = now.lines ? read_lines(&now) : read_list(&now);
     }
     plx_chat_release(&now.chat);
-    size_t first = (size_t)(options->from * (double)made->count + 1e-6); /* 1 - .9 is a little less than a tenth */
-    size_t taken = (size_t)(options->to * (double)made->count + 1e-6) - first;
     if (status == PLX_OK && made->count > UINT32_MAX)
         status = plx_fail(context, PLX_ERROR_VALUE, "%zu examples are more than 2^32", made->count);
-    if (status == PLX_OK && taken == 0 && made->count > 0)
+    if (status == PLX_OK && made->count == 0)
         status = plx_fail(context, PLX_ERROR_VALUE,
-                          "%s%s: data.valid_fraction leaves none of the %zu examples to one side: give more, or another "
-                          "fraction (0: none held out)",
-                          paths[0], count > 1 ? " and the others" : "", made->count);
-    if (status == PLX_OK && taken == 0)
-        status = plx_fail(context, PLX_ERROR_VALUE,
-                          "%s%s: no example with an answer inside a row of %zu tokens: give more, or a longer "
+                          "%s: no example with an answer inside a row of %zu tokens: give more, or a longer "
                           "sequence_length",
-                          paths[0], count > 1 ? " and the others" : "", options->length);
+                          made->files, options->length);
     if (status == PLX_OK && made->cut > 0)
         plx_log(context, PLX_LOG_WARNING,
                 "%zu of %zu examples are longer than sequence_length %zu and were cut; %zu with no answer left are out",
                 made->cut, made->count + made->dropped, options->length, made->dropped);
-    if (status == PLX_OK) status = pack(made, first, first + taken);
     if (status == PLX_OK)
         *examples = made;
     else
@@ -302,14 +271,86 @@ plx_status plx_examples_open(plx_context *context, plx_tokenizer *tokenizer, con
     return status;
 }
 
-size_t plx_examples_rows(const plx_examples *examples) { return examples->rows; }
-
-void plx_examples_row(const plx_examples *examples, size_t index, int32_t *inputs, int32_t *targets, float *mask,
-                      int32_t *start)
+uint64_t plx_examples_content(const plx_examples *examples)
 {
+    uint64_t hash = PLX_HASH_START;
+    for (size_t i = 0; i < examples->used; i++)
+        hash = plx_hash_add(hash, (uint64_t)(uint32_t)examples->tokens[i] << 1 | examples->answer[i]);
+    for (size_t i = 0; i < examples->count; i++) hash = plx_hash_add(hash, examples->begin[i]);
+    return hash;
+}
+
+/* ---- packing ---- */
+
+static size_t slots_of(const plx_examples *made, size_t example)
+{
+    return made->begin[example + 1] - made->begin[example] - 1;
+}
+
+/* Examples [first, first + count) in an order of the seed's, next fit. */
+static plx_status pack(plx_example_rows *rows, size_t first, size_t count, uint64_t seed)
+{
+    const plx_examples *examples = rows->examples;
+    size_t filled = 0;
+    rows->order = plx_alloc_array(examples->context, count, sizeof *rows->order);
+    rows->begin = plx_alloc_array(examples->context, count + 1, sizeof *rows->begin);
+    if (rows->order == NULL || rows->begin == NULL) return PLX_ERROR_MEMORY;
+    for (size_t i = 0; i < count; i++) {
+        size_t example = first + (size_t)plx_random_permute(seed, plx_hash("examples.order"), count, i);
+        size_t slots = slots_of(examples, example);
+        if (i == 0 || filled + slots > examples->options.length) {
+            rows->begin[rows->count++] = (uint32_t)i;
+            filled = 0;
+        }
+        filled += slots;
+        rows->order[i] = (uint32_t)example;
+    }
+    rows->begin[rows->count] = (uint32_t)count;
+    return PLX_OK;
+}
+
+plx_status plx_examples_pack(const plx_examples *examples, double from, double to, uint64_t seed,
+                             plx_example_rows **rows)
+{
+    plx_context *context = examples->context;
+    const double count = (double)examples->count;
+    size_t first = (size_t)(from * count + 1e-6); /* 1 - .9 is a little less than a tenth */
+    size_t taken = (size_t)(to * count + 1e-6) - first;
+    *rows = NULL;
+    if (taken == 0)
+        return plx_fail(context, PLX_ERROR_VALUE,
+                        "%s: data.valid_fraction leaves none of the %zu examples to one side: give more, or another "
+                        "fraction (0: none held out)",
+                        examples->files, examples->count);
+    plx_example_rows *made = plx_alloc(context, sizeof *made);
+    if (made == NULL) return PLX_ERROR_MEMORY;
+    made->examples = examples;
+    plx_status status = pack(made, first, taken, seed);
+    if (status == PLX_OK)
+        *rows = made;
+    else
+        plx_example_rows_free(made);
+    return status;
+}
+
+void plx_example_rows_free(plx_example_rows *rows)
+{
+    if (rows == NULL) return;
+    plx_context *context = rows->examples->context;
+    plx_free(context, rows->order);
+    plx_free(context, rows->begin);
+    plx_free(context, rows);
+}
+
+size_t plx_example_rows_count(const plx_example_rows *rows) { return rows->count; }
+
+void plx_example_rows_read(const plx_example_rows *rows, size_t index, int32_t *inputs, int32_t *targets, float *mask,
+                           int32_t *start)
+{
+    const plx_examples *examples = rows->examples;
     size_t t = 0;
-    for (size_t i = examples->row_begin[index]; i < examples->row_begin[index + 1]; i++) {
-        size_t from = examples->begin[examples->order[i]], slots = slots_of(examples, examples->order[i]), first = t;
+    for (size_t i = rows->begin[index]; i < rows->begin[index + 1]; i++) {
+        size_t from = examples->begin[rows->order[i]], slots = slots_of(examples, rows->order[i]), first = t;
         for (size_t j = 0; j < slots; j++, t++) {
             inputs[t] = examples->tokens[from + j];
             targets[t] = examples->tokens[from + j + 1];

@@ -2,6 +2,7 @@
  * tokenizer_config.json. */
 #include "text/pretrained.h"
 
+#include "core/random.h"
 #include "io/files.h"
 
 #include <stdlib.h>
@@ -204,9 +205,9 @@ static plx_status finish(plx_tokenizer *tokenizer, plx_pretrained *self, json_t 
     if (tokenizer->eos < 0) tokenizer->eos = self->template_last >= 0 ? self->template_last : common;
     tokenizer->before_text = self->template_first;
     PLX_TRY(take_chat_template(self, config));
-    tokenizer->identity = 0xCBF29CE484222325u;
+    tokenizer->identity = PLX_HASH_START;
     for (size_t i = 0; i < self->json_bytes; i++)
-        tokenizer->identity = (tokenizer->identity ^ (unsigned char)self->json[i]) * 0x100000001B3u;
+        tokenizer->identity = plx_hash_add(tokenizer->identity, (unsigned char)self->json[i]);
     return PLX_OK;
 }
 

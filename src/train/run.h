@@ -38,7 +38,7 @@ plx_run_event plx_training_event(const plx_training *run, plx_run_event_kind kin
 void plx_training_tell(const plx_training *run, const plx_run_event *event);
 
 /* Goes on from the checkpoint of this step. ERROR_VALUE when it is of another model, data or order of rows; warns when the
- * data's files have another size by now. */
+ * data's files hold something else by now. */
 plx_status plx_training_restore(plx_training *run, size_t step);
 /* Writes a checkpoint of the step reached, unless `latest` is that, makes `latest` name it and removes those beyond
  * train.keep. After a failure what `latest` named before is whole. */

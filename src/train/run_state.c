@@ -4,8 +4,10 @@
 #include "train/run.h"
 #include "train/rundir.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* What of the recipe a resumed run must share with the run it goes on from. */
@@ -28,8 +30,10 @@ static json_t *run_state(const plx_training *run)
 {
     const plx_run_result *result = run->result;
     double seconds = run->seconds_before + plx_seconds() - run->began;
-    return json_pack("{s:o, s:I, s:I, s:f, s:I, s:I, s:o, s:o, s:o, s:o, s:o}", "recipe", identity(run->recipe), "data_size",
-                     (json_int_t)plx_data_size(run->data), "tokens", (json_int_t)result->tokens, "seconds", seconds,
+    char content[24];
+    snprintf(content, sizeof content, "%016" PRIx64, plx_data_content(run->data));
+    return json_pack("{s:o, s:s, s:I, s:f, s:I, s:I, s:o, s:o, s:o, s:o, s:o}", "recipe", identity(run->recipe), "data_content",
+                     content, "tokens", (json_int_t)result->tokens, "seconds", seconds,
                      "evaluated", (json_int_t)run->evaluated, "sampled", (json_int_t)run->sampled, "train_loss",
                      number_or_null(result->train_loss), "valid_loss", number_or_null(result->valid_loss),
                      "valid_bits_per_byte", number_or_null(result->valid_bits_per_byte), "valid_accuracy",
@@ -64,15 +68,15 @@ static void name_difference(const char *section, const json_t *ours, const json_
     }
 }
 
-/* The files of the recipe's data may hold something else by now, which nobody may have meant. */
+/* The files of the recipe's data may hold something else by now, which nobody may have meant. Checkpoints written before
+ * Plexus kept this say nothing. */
 static void compare_data(const plx_training *run, const json_t *state, const char *directory)
 {
-    const size_t before = size_of(state, "data_size"), now = (size_t)plx_data_size(run->data);
-    if (before == 0 || before == now) return; /* 0: written before Plexus kept it */
+    const char *before = json_string_value(json_object_get(state, "data_content"));
+    if (before == NULL || strtoull(before, NULL, 16) == plx_data_content(run->data)) return;
     plx_log(run->context, PLX_LOG_WARNING,
-            "the data's files have changed since %s was written (size %zu, now %zu): the run goes on with other "
-            "rows than it would have",
-            directory, before, now);
+            "the data's files have changed since %s was written: the run goes on with other rows than it would have",
+            directory);
 }
 
 /* Refuses to go on from a checkpoint of another model, data or order of rows. */
