@@ -38,14 +38,6 @@ static json_t *words_of(const char *text)
     return list;
 }
 
-/* Whether --set says how long to train: it wins over the one epoch that nobody asked for. */
-static bool sets_steps(const cli_texts *overrides)
-{
-    for (size_t i = 0; i < overrides->count; i++)
-        if (strncmp(overrides->items[i], "train.steps=", strlen("train.steps=")) == 0) return true;
-    return false;
-}
-
 /* The first argument that no recipe can hold; NULL where all are UTF-8. */
 static const char *no_text(int argc, char **argv)
 {
@@ -77,13 +69,13 @@ static char *recipe_of(const char *model, const choices *made)
     if (train != NULL && made->lr > 0) json_object_set_new(train, "lr", json_real(made->lr));
     if (train != NULL && made->steps > 0)
         json_object_set_new(train, "steps", json_integer((json_int_t)made->steps));
-    if (train != NULL && (made->epochs > 0 || !(made->steps > 0 || sets_steps(&made->overrides))))
+    if (train != NULL && made->steps == 0)
         json_object_set_new(train, "epochs", json_real(made->epochs > 0 ? made->epochs : 1));
     json_t *config = json_pack("{s:s,s:s}", "from", model, "weights", made->weights);
     if (config != NULL && made->rank > 0) json_object_set(config, "adapter", adapter);
     json_decref(adapter);
     json_t *recipe = json_pack("{s:o,s:o,s:o,s:s}", "model", config, "data", data, "train", train, "out", made->out);
-    char *text = recipe != NULL ? json_dumps(recipe, JSON_INDENT(1) | JSON_REAL_PRECISION(15)) : NULL;
+    char *text = recipe != NULL ? plx_json_text(recipe) : NULL;
     json_decref(recipe);
     return text;
 }

@@ -72,6 +72,19 @@ const plx_node *plx_node_find(const plx_node *map, const char *key)
     return NULL;
 }
 
+void plx_node_remove(plx_context *context, plx_node *map, const char *key)
+{
+    if (map == NULL || map->kind != PLX_NODE_MAP) return;
+    for (plx_node **link = &map->child; *link != NULL; link = &(*link)->next) {
+        if (strcmp((*link)->key, key) != 0) continue;
+        plx_node *gone = *link;
+        *link = gone->next;
+        map->count--;
+        plx_node_free_tree(context, gone);
+        return;
+    }
+}
+
 /* ---- reading files ---- */
 
 typedef plx_status (*parse_function)(plx_context *, const char *, const char *, size_t, plx_node **);

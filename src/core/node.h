@@ -43,6 +43,7 @@ plx_status plx_node_parse_json(plx_context *context, const char *name, const cha
                                plx_node **root);
 void plx_node_free(plx_context *context, plx_node *root);
 const plx_node *plx_node_find(const plx_node *map, const char *key); /* NULL when absent */
+void plx_node_remove(plx_context *context, plx_node *map, const char *key); /* nothing when it is absent */
 /* Applies "a.b.c=value" (value in YAML) to the tree, making mappings on the way. */
 plx_status plx_node_set(plx_context *context, plx_node *root, const char *assignment);
 /* A copy of the tree as jansson values (numbers written without point or exponent become integers). */

@@ -13,7 +13,6 @@
 /* What a comparison knows of a recipe before anything runs. */
 typedef struct subject {
     size_t group, steps, batch_size, accumulate, tokens_per_step;
-    bool epochs;    /* its steps were given as epochs */
     uint64_t seed;
     double lr, flops_per_token;
     char *data;     /* the data section as text */
@@ -138,7 +137,6 @@ static plx_status inspect(plx_comparison *comparison, const plx_compare_options 
     plx_status status = plx_plan_recipe(recipe, &plan);
     if (status == PLX_OK && options->lr_count > 1) status = check_held_out(comparison, recipe);
     if (status == PLX_OK && recipe->epochs > 0) status = resolve_epochs(comparison, options, index, recipe);
-    one->epochs = recipe->epochs > 0;
     one->batch_size = recipe->batch_size;
     one->accumulate = recipe->accumulate;
     one->steps = recipe->options.steps;
@@ -171,19 +169,17 @@ static plx_status unequal_tokens(plx_comparison *comparison, const plx_compare_o
 {
     const subject *lead = &subjects[first], *one = &subjects[other];
     char batch[128] = "";
-    bool alike = true, epochs = false;
-    for (size_t i = 0; i < options->recipe_count; i++) {
+    bool alike = true;
+    for (size_t i = 0; i < options->recipe_count; i++)
         if (subjects[i].group == lead->group) alike = alike && subjects[i].tokens_per_step == lead->tokens_per_step;
-        epochs = epochs || subjects[i].epochs;
-    }
     if (!alike)
         snprintf(batch, sizeof batch, " --set train.batch_size=%zu --set train.accumulate=%zu", lead->batch_size,
                  lead->accumulate);
     return plx_fail(comparison->context, PLX_ERROR_VALUE,
-                    "%s trains on %zu tokens and %s on %zu: make them equal by%s%s --set train.steps=%zu, or compare by "
+                    "%s trains on %zu tokens and %s on %zu: make them equal by%s --set train.steps=%zu, or compare by "
                     "--equal flops",
                     options->recipes[first], lead->steps * lead->tokens_per_step, options->recipes[other],
-                    one->steps * one->tokens_per_step, epochs ? " --set train.epochs=0" : "", batch, lead->steps);
+                    one->steps * one->tokens_per_step, batch, lead->steps);
 }
 
 /* Within a group all runs train on the same number of tokens, or spend the same number of flops. */
@@ -226,6 +222,21 @@ static plx_status write_sample(plx_context *context, const plx_compare_options *
     return status;
 }
 
+/* "out=DIRECTORY", quoted: a name may look like a number or a list. */
+static char *set_out(plx_context *context, const char *directory)
+{
+    json_t *name = json_string(directory);
+    char *quoted = name != NULL ? json_dumps(name, JSON_ENCODE_ANY) : NULL;
+    char *made = NULL;
+    if (quoted != NULL)
+        made = plx_format(context, "out=%s", quoted);
+    else
+        plx_fail(context, PLX_ERROR_VALUE, "'%.200s' is not UTF-8, as a recipe's out must be", directory);
+    free(quoted);
+    json_decref(name);
+    return made;
+}
+
 static plx_status train_one(plx_comparison *comparison, const plx_compare_options *options, const subject *subjects,
                             size_t index)
 {
@@ -235,12 +246,12 @@ static plx_status train_one(plx_comparison *comparison, const plx_compare_option
     plx_recipe *recipe = NULL;
     char seed[48], lr[64], steps[64];
     run->directory = directory_of(comparison, options, run->recipe, run->lr, run->seed);
-    char *out = run->directory != NULL ? plx_format(context, "out=%s", run->directory) : NULL;
+    char *out = run->directory != NULL ? set_out(context, run->directory) : NULL;
     if (out == NULL) return plx_context_error(context)->code;
     snprintf(seed, sizeof seed, "train.seed=%llu", (unsigned long long)run->seed);
     snprintf(lr, sizeof lr, "train.lr=%.17g", run->lr);
     snprintf(steps, sizeof steps, "train.steps=%zu", one->steps);
-    const char *more[] = {seed, lr, "train.epochs=0", steps, out};
+    const char *more[] = {seed, lr, steps, out};
     bool there = false;
     plx_status status = load(context, options, run->recipe, more, sizeof more / sizeof more[0], &recipe);
     if (status == PLX_OK) status = plx_rundir_exists(context, run->directory, &there);

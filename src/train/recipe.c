@@ -172,6 +172,16 @@ static plx_status read_top(plx_recipe *recipe)
     return recipe->out == NULL ? PLX_ERROR_MEMORY : PLX_OK;
 }
 
+/* One --set. Steps and epochs say the same in two ways: setting one takes out the other. */
+static plx_status override(plx_recipe *recipe, const char *assignment)
+{
+    PLX_TRY(plx_node_set(recipe->context, recipe->root, assignment));
+    plx_node *train = (plx_node *)plx_recipe_section(recipe, "train");
+    if (strncmp(assignment, "train.steps=", 12) == 0) plx_node_remove(recipe->context, train, "epochs");
+    if (strncmp(assignment, "train.epochs=", 13) == 0) plx_node_remove(recipe->context, train, "steps");
+    return PLX_OK;
+}
+
 /* ---- public ---- */
 
 plx_status plx_recipe_parse(plx_context *context, const char *path, const char *text, const char *const *overrides,
@@ -187,7 +197,7 @@ plx_status plx_recipe_parse(plx_context *context, const char *path, const char *
         PLX_TRY_GOTO(status, done, plx_node_parse_json(context, path, text, strlen(text), &recipe->root));
     else
         PLX_TRY_GOTO(status, done, plx_node_read_yaml(context, path, &recipe->root));
-    for (size_t i = 0; i < count; i++) PLX_TRY_GOTO(status, done, plx_node_set(context, recipe->root, overrides[i]));
+    for (size_t i = 0; i < count; i++) PLX_TRY_GOTO(status, done, override(recipe, overrides[i]));
     PLX_TRY_GOTO(status, done, read_top(recipe));
     PLX_TRY_GOTO(status, done, plx_recipe_read_from(recipe));
     PLX_TRY_GOTO(status, done, read_train(recipe));

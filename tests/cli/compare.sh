@@ -44,7 +44,7 @@ recipe tenth-wider.yaml 's/steps: 6/epochs: 0.1/' 's/batch_size: 2/batch_size: 4
 recipe tenth-uneven.yaml 's/steps: 6/epochs: 0.1/' 's/batch_size: 2/batch_size: 3/'
 made_equal "other steps" 'a.yaml trains on 192 tokens and longer.yaml on 384: make them equal by --set train.steps=6,' a.yaml longer.yaml
 made_equal "other batches" 'on 384: .* by --set train.batch_size=2 --set train.accumulate=1 --set train.steps=6,' a.yaml wider.yaml
-made_equal "epochs" 'by --set train.epochs=0 --set train.batch_size=2 --set train.accumulate=1 --set train.steps=8,' tenth.yaml tenth-uneven.yaml
+made_equal "epochs" 'by --set train.batch_size=2 --set train.accumulate=1 --set train.steps=8,' tenth.yaml tenth-uneven.yaml
 expect "epochs are counted in steps" 0 '"recipe":"tenth-wider.yaml","seed":0,"lr":0.01,"steps":4,' \
     "$plexus" compare tenth.yaml tenth-wider.yaml --out tenth --json
 cp .out tenth.lines
@@ -60,3 +60,4 @@ expect "nothing held out to choose by" 1 '^plexus: a.yaml: nothing is held out t
 check "nothing has run" test ! -e x
 expect "one rate needs nothing" 0 'Report' "$plexus" compare a.yaml --out one-rate --lr 3e-3 --set data.valid_fraction=0
 expect "the better of two" 0 '^a .*  0.01  ' "$plexus" compare a.yaml --out two-rates --lr 1e-9,1e-2
+expect "a directory whose name YAML would take for a list" 0 'Report' "$plexus" compare a.yaml --out '[a]: "b' --set train.steps=2

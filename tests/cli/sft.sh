@@ -51,7 +51,7 @@ check "as many steps as rows say" test "$(grep -c '"loss"' epochs/metrics.jsonl)
 sft_set() { "$plexus" sft "$run" --data talk.jsonl --sequence-length 64 --batch-size 2 "$@"; }
 expect "train.steps wins over the usual one epoch" 0 'done: step 2,' sft_set --out set --set train.steps=2
 expect "train.epochs as well" 0 'done: step 1,' sft_set --out set-epochs --set train.epochs=0.1
-expect "not over epochs that were asked for" 1 'epochs or steps' sft_set --out x --epochs 1 --set train.steps=2
+expect "and over those that were asked for" 0 'done: step 3,' sft_set --out set-over --epochs 1 --set train.steps=3
 expect "nor do --steps" 2 'steps and --epochs exclude' sft_set --out x --epochs 1 --steps 2
 expect "what is wrong is said by its key, without lines that nobody wrote" 1 '^plexus: plexus sft: train.parameters: is one of all' \
     sft "$run" x --train most
