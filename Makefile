@@ -14,8 +14,10 @@ CC = gcc
 BUILD = build
 OPT = -O3
 LEVELED_OPT = $(OPT)
+# Lines and functions, for traces; make DEBUG=-g for variables too, which takes two thirds more time to compile
+DEBUG = -g1
 # clang warns where it does not unroll a loop as asked: that is slower, not wrong (gcc does not know the warning)
-FLAGS = -std=gnu11 -g -Wall -Wextra -Werror -Wno-pass-failed -fPIC -fopenmp -fno-math-errno -fno-trapping-math
+FLAGS = -std=gnu11 $(DEBUG) -Wall -Wextra -Werror -Wno-pass-failed -fPIC -fopenmp -fno-math-errno -fno-trapping-math
 CFLAGS = $(FLAGS) $(OPT)
 CPPFLAGS = -Iinclude -Isrc -D_GNU_SOURCE
 LDLIBS = -lopenblas -ljansson -lyaml -lzstd -lpcre2-8 -lutf8proc -lm
@@ -35,7 +37,7 @@ LEVELS  := portable $(if $(filter x86_64,$(ARCH)),avx2 avx512)
 FLAGS_portable =
 FLAGS_avx2   = -mavx2 -mfma
 TILES := emulated $(if $(filter x86_64,$(ARCH)),bf16 amx)
-# gcc takes three times as long for it at -O3, and only tests run it
+# Only tests and the error columns of plexus bench run it
 FLAGS_emulated = -DPLX_TILES_EMULATED_HERE -Wno-psabi $(if $(filter -O3,$(LEVELED_OPT)),-O2)
 FLAGS_bf16   = $(FLAGS_avx512) -mavx512bf16 -mavx512vbmi
 FLAGS_amx    = $(FLAGS_bf16) -mamx-tile -mamx-bf16 -mamx-int8

@@ -13,10 +13,17 @@
 #include <immintrin.h>
 #endif
 
-/* For small functions over vectors, and those whose arguments are to be constants. */
+/* For small functions over vectors, and those whose arguments are to be constants; UNROLL before a short loop, so that what
+ * it keeps stays in registers. The emulation of tiles, four instructions or more for each of theirs, would take minutes
+ * to compile so. */
+#if defined(PLX_TILES_EMULATED_HERE)
+#define INLINE static inline
+#else
 #define INLINE static inline __attribute__((always_inline))
-/* Before a short loop, so that what it keeps stays in registers. */
-#if defined(__clang__)
+#endif
+#if defined(PLX_TILES_EMULATED_HERE)
+#define UNROLL
+#elif defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define UNROLL _Pragma("GCC unroll 24")
