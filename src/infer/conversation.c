@@ -4,8 +4,8 @@
  * then a question with what opens the answer). When the session is full the oldest questions and answers are forgotten and the
  * rest is read again. */
 #include "infer/state.h"
+#include "infer/written.h"
 #include "text/chat.h"
-#include "text/utf8.h"
 
 #include <string.h>
 
@@ -14,8 +14,7 @@
 
 typedef struct answer {
     const plx_conversation_options *options;
-    char *text;
-    size_t bytes, room, shown;
+    plx_written written;
     const char *stop; /* text that ends it; "" when a token does */
     bool cut;         /* at that text, whose first tokens are in the session */
 } answer;
@@ -259,55 +258,33 @@ static plx_status make_room(plx_conversation *made, size_t *forgotten)
 
 /* ---- answering ---- */
 
-static plx_status add_text(plx_conversation *made, answer *said, int32_t token)
-{
-    char piece[PLX_TOKEN_BYTES_MOST];
-    size_t bytes = sizeof piece;
-    PLX_TRY(plx_tokenizer_decode(made->tokenizer, token, piece, &bytes));
-    if (said->bytes + bytes + 1 > said->room) {
-        size_t room = (said->room + bytes) * 2 + 64;
-        char *grown = plx_grow(made->context, said->text, said->room, room);
-        if (grown == NULL) return PLX_ERROR_MEMORY;
-        said->text = grown;
-        said->room = room;
-    }
-    memcpy(said->text + said->bytes, piece, bytes);
-    said->bytes += bytes;
-    said->text[said->bytes] = '\0';
-    return PLX_OK;
-}
-
 /* Bytes of the answer's end that may be the beginning of the text that ends it. */
 static size_t held_back(const answer *said)
 {
+    const plx_written *written = &said->written;
     size_t most = strlen(said->stop);
-    for (size_t n = most < said->bytes ? most : said->bytes; n > 0; n--)
-        if (memcmp(said->text + said->bytes - n, said->stop, n) == 0) return n;
+    for (size_t n = most < written->bytes ? most : written->bytes; n > 0; n--)
+        if (memcmp(written->text + written->bytes - n, said->stop, n) == 0) return n;
     return 0;
 }
 
-/* Hands out new text: whole characters, no space at the beginning, nothing that may yet be the stop. */
+/* Hands out new text: no space at the beginning, nothing that may yet be the stop. */
 static void show(answer *said, bool last)
 {
-    size_t until = said->bytes - (last ? 0 : held_back(said)), end = said->shown;
-    while (end < until && said->shown == end && said->text[end] == ' ' && end == 0) said->shown = ++end;
-    while (end < until) {
-        int length = plx_utf8_next(said->text + end, until - end);
-        if (length == 0) break;
-        end += (size_t)(length > 0 ? length : -length);
-    }
-    if (end > said->shown && said->options->piece != NULL)
-        said->options->piece(said->options->user, said->text + said->shown, end - said->shown);
-    said->shown = end;
+    plx_written *written = &said->written;
+    size_t until = written->bytes - (last ? 0 : held_back(said));
+    if (written->shown == 0 && until > 0 && written->text[0] == ' ') written->shown = 1;
+    plx_written_show(written, until, said->options->piece, said->options->user);
 }
 
 /* Whether the answer's text has come to the text that ends it, which is cut off. */
 static bool stopped(answer *said)
 {
-    const char *at = said->stop[0] != '\0' && said->text != NULL ? strstr(said->text, said->stop) : NULL;
+    plx_written *written = &said->written;
+    const char *at = said->stop[0] != '\0' && written->text != NULL ? strstr(written->text, said->stop) : NULL;
     if (at == NULL) return false;
-    said->bytes = (size_t)(at - said->text);
-    if (said->shown > said->bytes) said->shown = said->bytes;
+    written->bytes = (size_t)(at - written->text);
+    if (written->shown > written->bytes) written->shown = written->bytes;
     said->cut = true;
     return true;
 }
@@ -322,7 +299,7 @@ static plx_status speak(plx_conversation *made, answer *said, plx_answer *result
                            made->heard_count, made->draws++, &token));
         result->complete = token == made->stop || token == made->end;
         if (result->complete) return PLX_OK;
-        PLX_TRY(add_text(made, said, token));
+        PLX_TRY(plx_written_add(made->context, &said->written, made->tokenizer, token));
         result->tokens++;
         result->complete = stopped(said);
         show(said, result->complete);
@@ -347,8 +324,9 @@ static plx_status wait_for_answer(plx_conversation *made, size_t *forgotten)
 /* What was said stays said, also when it was cut short. */
 static plx_status keep_answer(plx_conversation *made, const answer *said, plx_answer *result)
 {
-    size_t space = said->bytes > 0 && said->text[0] == ' ' ? 1 : 0;
-    PLX_TRY(remember(made, PLX_CHAT_ASSISTANT, said->bytes > 0 ? said->text + space : "", said->bytes - space));
+    const plx_written *written = &said->written;
+    size_t space = written->bytes > 0 && written->text[0] == ' ' ? 1 : 0;
+    PLX_TRY(remember(made, PLX_CHAT_ASSISTANT, written->bytes > 0 ? written->text + space : "", written->bytes - space));
     result->text = made->messages[made->count - 1].text;
     result->bytes = made->messages[made->count - 1].bytes;
     return PLX_OK;
@@ -374,11 +352,11 @@ plx_status plx_conversation_ask(plx_conversation *conversation, const char *ques
     result->read_seconds = plx_seconds() - begun;
     if (status == PLX_OK) status = speak(made, &said, result);
     result->seconds = plx_seconds() - begun - result->read_seconds;
-    if (said.text != NULL) show(&said, true);
+    if (said.written.text != NULL) show(&said, true);
     plx_status kept = keep_answer(made, &said, result);
     if (status == PLX_OK) status = kept;
     if (status == PLX_OK) status = plx_chat_close_answer(&made->chat);
     made->stale = status != PLX_OK || said.cut;
-    plx_free(made->context, said.text);
+    plx_free(made->context, said.written.text);
     return status;
 }

@@ -4,8 +4,7 @@
  * token chosen. A step takes those rows together that have about as many of them; one that is done leaves its slot to
  * the next prompt that waits. */
 #include "infer/state.h"
-#include "text/tokenizer.h"
-#include "text/utf8.h"
+#include "infer/written.h"
 
 #include <string.h>
 
@@ -25,8 +24,7 @@ typedef struct writing {
     int32_t *tokens; /* of the prompt, then those made */
     size_t count, room;
     size_t prompt, seen;            /* tokens of the prompt; those that the session holds */
-    char *text;                     /* made so far */
-    size_t bytes, text_room, shown; /* shown: handed to options->piece */
+    plx_written written;
     double begun, read;             /* when its prompt began to be read, and when it was */
     bool finished;
 } writing;
@@ -82,39 +80,6 @@ static plx_status encode_prompt(const generation *all, writing *made, const plx_
     return status;
 }
 
-/* Hands out the new text up to the last whole character; bytes that can become none pass as they are. */
-static void show(const generation *all, writing *made)
-{
-    size_t end = made->shown;
-    if (!all->alone || !all->options->piece) return;
-    while (end < made->bytes) {
-        int length = plx_utf8_next(made->text + end, made->bytes - end);
-        if (length == 0) break;
-        end += (size_t)(length > 0 ? length : -length);
-    }
-    if (end > made->shown) all->options->piece(all->options->user, made->text + made->shown, end - made->shown);
-    made->shown = end;
-}
-
-static plx_status add_text(const generation *all, writing *made, int32_t token)
-{
-    char piece[PLX_TOKEN_BYTES_MOST];
-    size_t bytes = sizeof piece;
-    PLX_TRY(plx_tokenizer_decode(all->tokenizer, token, piece, &bytes));
-    if (made->bytes + bytes + 1 > made->text_room) {
-        size_t room = (made->text_room + bytes) * 2 + 64;
-        char *text = plx_grow(all->context, made->text, made->text_room, room);
-        if (!text) return PLX_ERROR_MEMORY;
-        made->text = text;
-        made->text_room = room;
-    }
-    memcpy(made->text + made->bytes, piece, bytes);
-    made->bytes += bytes;
-    made->text[made->bytes] = 0;
-    show(all, made);
-    return PLX_OK;
-}
-
 static plx_status prepare(generation *all, const plx_prompt *prompts, size_t together)
 {
     plx_context *context = all->context;
@@ -134,7 +99,7 @@ static plx_status prepare(generation *all, const plx_prompt *prompts, size_t tog
         made->begun = made->read = plx_seconds();
         PLX_TRY(encode_prompt(all, made, &prompts[i]));
         if (made->count > longest) longest = made->count;
-        if (!(made->text = plx_alloc(context, made->text_room = 64))) return PLX_ERROR_MEMORY;
+        if (!(made->written.text = plx_alloc(context, made->written.room = 64))) return PLX_ERROR_MEMORY;
     }
     const size_t positions = all->model->config.max_position_embeddings;
     if (longest > positions)
@@ -163,8 +128,8 @@ static plx_status prepare(generation *all, const plx_prompt *prompts, size_t tog
 
 static plx_generated result_of(const writing *made)
 {
-    return (plx_generated){.text = made->text,
-                           .bytes = made->bytes,
+    return (plx_generated){.text = made->written.text,
+                           .bytes = made->written.bytes,
                            .tokens = made->count - made->prompt,
                            .seconds = plx_seconds() - made->read,
                            .read = made->prompt,
@@ -230,13 +195,15 @@ static plx_status choose_token(const generation *all, writing *made, const float
     if (made->finished) return PLX_OK;
     PLX_TRY(add_token(all->context, made, token));
     made->finished = number + 1 == options->max_tokens;
-    return add_text(all, made, token);
+    PLX_TRY(plx_written_add(all->context, &made->written, all->tokenizer, token));
+    if (all->alone) plx_written_show(&made->written, made->written.bytes, all->options->piece, all->options->user);
+    return PLX_OK;
 }
 
 static void finish(const generation *all, writing *made, plx_generated *results)
 {
     results[made->index] = result_of(made);
-    made->text = NULL; /* it is the result's now */
+    made->written.text = NULL; /* it is the result's now */
     if (!all->alone && all->options->finished)
         all->options->finished(all->options->user, made->index, &results[made->index]);
 }
@@ -305,7 +272,7 @@ static void release(generation *all)
     plx_session_free(all->session);
     for (size_t i = 0; all->list && i < all->count; i++) {
         plx_free(context, all->list[i].tokens);
-        plx_free(context, all->list[i].text);
+        plx_free(context, all->list[i].written.text);
     }
     plx_free(context, all->list);
     plx_free(context, all->held);
