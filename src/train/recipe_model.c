@@ -5,7 +5,9 @@
  * configs (model/config.c) and every mixer's own complain about the right line of the recipe. */
 #include "train/recipe_model.h"
 
+#include "io/files.h"
 #include "model/families/family.h"
+#include "train/rundir.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -266,6 +268,26 @@ static plx_status add_from_to_data(plx_recipe *recipe, const char *path)
     return ok ? PLX_OK : PLX_ERROR_MEMORY;
 }
 
+/* The model that the run begins with. Where that is gone, a run that has a checkpoint goes on from its own, which says
+ * the same of config and tokenizer. */
+static plx_status open_from(const plx_recipe *recipe, plx_source *source)
+{
+    plx_context *context = recipe->context;
+    plx_status status = plx_source_open(context, recipe->from, source);
+    if (status != PLX_ERROR_FILE || plx_file_exists(recipe->from)) return status;
+    const plx_error gone = context->error;
+    bool there = false;
+    plx_source_close(source);
+    if (plx_rundir_exists(context, recipe->out, &there) == PLX_OK && there &&
+        plx_source_open(context, recipe->out, source) == PLX_OK) {
+        plx_log(context, PLX_LOG_WARNING, "model.from, %s, is there no longer: the run in %s has what it needs of it",
+                recipe->from, recipe->out);
+        return PLX_OK;
+    }
+    context->error = gone;
+    return status;
+}
+
 plx_status plx_recipe_read_from(plx_recipe *recipe)
 {
     plx_context *context = recipe->context;
@@ -281,7 +303,7 @@ plx_status plx_recipe_read_from(plx_recipe *recipe)
                    : PLX_OK;
     }
     plx_source source;
-    plx_status status = plx_source_open(context, recipe->from, &source);
+    plx_status status = open_from(recipe, &source);
     if (status == PLX_OK) {
         recipe->from_config = source.config;
         source.config = NULL;

@@ -120,6 +120,15 @@ plx_status plx_recipe_outline(const plx_recipe *recipe, plx_model **model)
     return status;
 }
 
+/* Read now: a run that it lies in may have removed it when this one first saves. */
+static plx_status take_tokenizer(const plx_recipe *recipe, plx_model *model)
+{
+    plx_tokenizer *tokenizer;
+    if (recipe->data.tokenizer[0] == '\0' || strcmp(recipe->data.tokenizer, "bytes") == 0) return PLX_OK;
+    PLX_TRY(plx_model_set_tokenizer(model, recipe->data.tokenizer));
+    return plx_model_tokenizer(model, &tokenizer);
+}
+
 plx_status plx_recipe_model(const plx_recipe *recipe, bool saved, plx_model **model)
 {
     plx_model_options options = {.seed = recipe->seed, .type = PLX_F32};
@@ -127,8 +136,7 @@ plx_status plx_recipe_model(const plx_recipe *recipe, bool saved, plx_model **mo
         PLX_TRY(begin_from(recipe, &options, model));
     else
         PLX_TRY(plx_model_create(recipe->context, recipe->config_text, &options, model));
-    if (recipe->data.tokenizer[0] != '\0' && strcmp(recipe->data.tokenizer, "bytes") != 0)
-        PLX_TRY(plx_model_set_tokenizer(*model, recipe->data.tokenizer));
+    PLX_TRY(take_tokenizer(recipe, *model));
     PLX_TRY(choose_parameters(recipe, *model));
     return freeze(recipe, *model);
 }

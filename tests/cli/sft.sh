@@ -44,6 +44,16 @@ go_on() {
 }
 go_on ""
 go_on -q8_0 --weights q8_0
+"$plexus" data tokenizer text.txt --out words --vocab 300 --quiet >/dev/null 2>&1
+"$plexus" train tiny.yaml --quiet --set data.tokenizer=words --set out=words-model >/dev/null 2>&1
+cp -r words-model gone
+go_on_alone() { sft gone alone --lora-rank 4 --set train.save_every=4 --set train.keep=1 "$@"; }
+expect "a run whose base is removed" 0 'done: step 12' go_on_alone
+rm -r gone words
+expect "goes on with what it has itself" 0 'warning: model.from, gone, is there no longer.*' go_on_alone --set train.steps=20 --resume
+check "to its end, over several checkpoints" grep -q '"step": *20' alone/checkpoints/step-00000020/trainer.json
+rm -r alone
+expect "a new one does not begin" 1 'gone' go_on_alone
 check "the resolved recipe says what is trained" grep -q "parameters: *\"\?adapter" whole/recipe.yaml
 expect "the result is a model" 0 '' "$plexus" generate whole --prompt 'User: say 1' --max-tokens 4
 expect "epochs" 0 'done: step' "$plexus" sft "$run" --data talk.jsonl --out epochs --sequence-length 64 --batch-size 4 --epochs 2 --seed 3
