@@ -10,17 +10,11 @@ plx_status plx_model_create(plx_context *context, const char *config_json, const
                             plx_model **made)
 {
     plx_model_options defaults = {0};
-    plx_node *root;
-    plx_config config;
     plx_model *model = NULL;
     *made = NULL;
     if (options == NULL) options = &defaults;
-    PLX_TRY(plx_node_parse_json(context, "config.json", config_json, strlen(config_json), &root));
-    plx_status status = plx_config_parse(context, root, &config);
-    plx_node_free(context, root);
-    PLX_TRY(status);
-    PLX_TRY(plx_model_outline(context, &config, options->type, &model));
-    status = plx_model_allocate(model);
+    PLX_TRY(plx_model_outline_text(context, "config.json", config_json, options->type, &model));
+    plx_status status = plx_model_allocate(model);
     if (status == PLX_OK) status = plx_model_initialise(model, options->seed);
     if (status != PLX_OK) {
         plx_model_free(model);

@@ -96,6 +96,11 @@ void plx_model_free_tokenizer(plx_model *model);
 
 /* Makes layers and params of a parsed config (taken over) without memory for weights: names and shapes only. */
 plx_status plx_model_outline(plx_context *context, plx_config *config, plx_type type, plx_model **model);
+/* The same of a config as JSON, `name` standing for its file in messages; and of one in memory, where NULL says that
+ * memory was short. */
+plx_status plx_model_outline_text(plx_context *context, const char *name, const char *text, plx_type type,
+                                  plx_model **model);
+plx_status plx_model_outline_json(plx_context *context, const json_t *config, plx_type type, plx_model **model);
 /* Allocates the weights after checking the sum; fills none of them. */
 plx_status plx_model_allocate(plx_model *model);
 /* A model of this config (not changed) with the tensors that both have under one name and shape; the others are fresh by

@@ -5,6 +5,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define PLX_ALIGN(bytes) (((bytes) + 63) / 64 * 64)
@@ -96,6 +97,27 @@ plx_status plx_model_outline(plx_context *context, plx_config *config, plx_type 
     return PLX_OK;
 failed:
     plx_model_free(model);
+    return status;
+}
+
+plx_status plx_model_outline_text(plx_context *context, const char *name, const char *text, plx_type type,
+                                  plx_model **made)
+{
+    plx_node *root;
+    plx_config config;
+    PLX_TRY(plx_node_parse_json(context, name, text, strlen(text), &root));
+    plx_status status = plx_config_parse(context, root, &config);
+    if (status == PLX_OK) status = plx_model_outline(context, &config, type, made);
+    plx_node_free(context, root);
+    return status;
+}
+
+plx_status plx_model_outline_json(plx_context *context, const json_t *config, plx_type type, plx_model **made)
+{
+    char *text = config != NULL ? json_dumps(config, JSON_REAL_PRECISION(17)) : NULL;
+    if (text == NULL) return plx_fail(context, PLX_ERROR_MEMORY, "out of memory for the config of the model");
+    plx_status status = plx_model_outline_text(context, "config.json", text, type, made);
+    free(text);
     return status;
 }
 

@@ -11,25 +11,10 @@ static const plx_param *same_in(const plx_model *old, const plx_param *param)
     return same ? from : NULL;
 }
 
-static plx_status outline(plx_model *old, const json_t *object, plx_model **made)
-{
-    plx_context *context = old->context;
-    plx_node *root = NULL;
-    plx_config config;
-    char *text = object != NULL ? json_dumps(object, JSON_REAL_PRECISION(17)) : NULL;
-    if (text == NULL) return plx_fail(context, PLX_ERROR_MEMORY, "no memory left to describe the new model");
-    plx_status status = plx_node_parse_json(context, "config.json", text, strlen(text), &root);
-    if (status == PLX_OK) status = plx_config_parse(context, root, &config);
-    if (status == PLX_OK) status = plx_model_outline(context, &config, old->type, made);
-    plx_node_free(context, root);
-    free(text);
-    return status;
-}
-
 plx_status plx_model_rebuild_outline(plx_model *old, const json_t *config, plx_model **made)
 {
     *made = NULL;
-    PLX_TRY(outline(old, config, made));
+    PLX_TRY(plx_model_outline_json(old->context, config, old->type, made));
     for (size_t i = 0; i < (*made)->param_count; i++) {
         plx_param *to = (*made)->params[i];
         const plx_param *from = same_in(old, to);

@@ -1,15 +1,12 @@
 /* trained.c - the model that a run trains: fresh, or with the weights of another, and which of its tensors move. */
 #include "train/train.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 /* Whether only the new model has the tensor: a model with the baseline in place of its layers has none of that name. */
 static plx_status mark_new(plx_model *model)
 {
     plx_model *plain = NULL;
-    plx_node *root = NULL;
-    plx_config config;
     json_t *object = json_loads(plx_model_config(model), 0, NULL);
     json_t *layers = json_object_get(object, "layers");
     bool bad = layers == NULL || json_object_set_new(object, "adapter", json_null()) != 0 ||
@@ -22,20 +19,14 @@ static plx_status mark_new(plx_model *model)
         }
         bad |= json_array_set_new(layers, i, layer) != 0;
     }
-    char *text = bad ? NULL : json_dumps(object, JSON_REAL_PRECISION(17));
+    plx_status status = plx_model_outline_json(model->context, bad ? NULL : object, model->type, &plain);
     json_decref(object);
-    if (text == NULL) return plx_fail(model->context, PLX_ERROR_MEMORY, "out of memory for the config of the model");
-    plx_status status = plx_node_parse_json(model->context, "config.json", text, strlen(text), &root);
-    if (status == PLX_OK) status = plx_config_parse(model->context, root, &config);
-    if (status == PLX_OK) status = plx_model_outline(model->context, &config, model->type, &plain);
     for (size_t i = 0; status == PLX_OK && i < model->param_count; i++) {
         plx_param *param = model->params[i];
         if (strstr(param->name, ".lora_") == NULL && plx_model_find_param(plain, param->name) == NULL)
             param->trainable = true;
     }
     plx_model_free(plain);
-    plx_node_free(model->context, root);
-    free(text);
     return status;
 }
 
@@ -97,21 +88,12 @@ static plx_status outline_from(const plx_recipe *recipe, plx_model **model)
     return status;
 }
 
-static plx_status outline_fresh(const plx_recipe *recipe, plx_model **model)
-{
-    plx_config config;
-    plx_node *root = NULL;
-    PLX_TRY(plx_node_parse_json(recipe->context, recipe->path, recipe->config_text, strlen(recipe->config_text), &root));
-    plx_status status = plx_config_parse(recipe->context, root, &config);
-    if (status == PLX_OK) status = plx_model_outline(recipe->context, &config, PLX_F32, model);
-    plx_node_free(recipe->context, root);
-    return status;
-}
-
 plx_status plx_recipe_outline(const plx_recipe *recipe, plx_model **model)
 {
     plx_model *made = NULL;
-    plx_status status = recipe->from != NULL ? outline_from(recipe, &made) : outline_fresh(recipe, &made);
+    plx_status status = recipe->from != NULL ? outline_from(recipe, &made)
+                                             : plx_model_outline_text(recipe->context, recipe->path, recipe->config_text,
+                                                                      PLX_F32, &made);
     if (status == PLX_OK) status = choose_parameters(recipe, made);
     if (status == PLX_OK) status = freeze(recipe, made);
     *model = NULL;
