@@ -38,7 +38,7 @@ FLAGS_portable =
 FLAGS_avx2   = -mavx2 -mfma
 TILES := emulated $(if $(filter x86_64,$(ARCH)),bf16 amx)
 # Only tests and the error columns of plexus bench run it
-FLAGS_emulated = -DPLX_TILES_EMULATED_HERE -Wno-psabi $(if $(filter -O3,$(LEVELED_OPT)),-O2)
+FLAGS_emulated = -DPLX_TILES_EMULATED_HERE -Wno-psabi $(if $(filter -O3,$(LEVELED_OPT)),-O2 -DPLX_TILES_CALLED)
 FLAGS_bf16   = $(FLAGS_avx512) -mavx512bf16 -mavx512vbmi
 FLAGS_amx    = $(FLAGS_bf16) -mamx-tile -mamx-bf16 -mamx-int8
 FLAGS_avx512 = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mprefer-vector-width=512

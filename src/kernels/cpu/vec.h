@@ -14,14 +14,14 @@
 #endif
 
 /* For small functions over vectors, and those whose arguments are to be constants; UNROLL before a short loop, so that what
- * it keeps stays in registers. The emulation of tiles, four instructions or more for each of theirs, would take minutes
- * to compile so. */
-#if defined(PLX_TILES_EMULATED_HERE)
+ * it keeps stays in registers. Not in the emulation of tiles where it is optimised, which
+ * would take minutes to compile. */
+#if defined(PLX_TILES_CALLED)
 #define INLINE static inline
 #else
 #define INLINE static inline __attribute__((always_inline))
 #endif
-#if defined(PLX_TILES_EMULATED_HERE)
+#if defined(PLX_TILES_CALLED)
 #define UNROLL
 #elif defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
